@@ -1,0 +1,98 @@
+# Sluice. `make` builds, `make demo` shows, `make check` proves, `make bench` measures.
+# Variants live beside each other: build/release, build/asan, build/tsan.
+
+CC       ?= gcc
+CLANG    ?= $(firstword $(shell command -v clang-19 clang 2>/dev/null) clang)
+BPFTOOL  ?= $(firstword $(shell command -v bpftool /usr/sbin/bpftool 2>/dev/null) bpftool)
+PREFIX   ?= /usr/local
+VARIANT  ?= release
+B        := build/$(VARIANT)
+BIN      := $(if $(filter release,$(VARIANT)),build/bin,$(B)/bin)
+GEN      := build/gen
+
+V ?= 0
+Q   := $(if $(filter 1,$(V)),,@)
+say = $(Q)$(if $(filter 1,$(V)),,printf '  %-7s %s\n' $(1) $(2);) 
+
+WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror
+CFLAGS ?= -O2 -g
+CFLAGS_release :=
+CFLAGS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CFLAGS_tsan := -O1 -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS_fuzz := -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+ifneq ($(VARIANT),release)
+CC := $(CLANG)
+endif
+override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Iuser -Itools -I$(GEN)
+override CFLAGS += -std=gnu17 $(WARN) $(CFLAGS_$(VARIANT)) -pthread
+LIBS := -lbpf -lelf -lz -lnl-route-3 -lnl-3 -luring -lxxhash -ljansson -lyaml -pthread -lm
+
+SRC   := $(filter-out user/main.c,$(wildcard user/*/*.c user/*/*/*.c))
+OBJ   := $(SRC:%.c=$(B)/%.o)
+LIB   := $(B)/libsluice.a
+TOOLS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
+UNIT  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
+BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/bench_*.c))
+FUZZ  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+BPF   := $(wildcard bpf/*.bpf.c)
+SKEL  := $(if $(BPF),$(GEN)/sluice.skel.h)
+
+all: $(if $(wildcard user/main.c),$(BIN)/sluiced) $(TOOLS:%=$(BIN)/%)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all
+
+$(B)/%.o: %.c | $(SKEL)
+	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(LIB): $(OBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BIN)/sluiced: $(B)/user/main.o $(LIB)
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+define tool_rule
+$(BIN)/$(1): $(patsubst %.c,$(B)/%.o,$(wildcard tools/$(1)/*.c)) $(LIB)
+	$$(call say,LINK,$$@) mkdir -p $$(@D) && $$(CC) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+endef
+$(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
+
+$(B)/unit/%: $(B)/tests/unit/%.o $(LIB)
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) -o $@ $^ $(LIBS) -lcmocka
+
+$(B)/bench/%: $(B)/tests/bench/%.o $(LIB)
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) -o $@ $^ $(LIBS) -lyajl
+
+# BPF: vmlinux.h of the running kernel, one object a file, one linked skeleton.
+$(GEN)/vmlinux.h:
+	$(Q)mkdir -p $(@D) && $(BPFTOOL) btf dump file /sys/kernel/btf/vmlinux format c > $@
+$(GEN)/%.bpf.o: bpf/%.bpf.c $(GEN)/vmlinux.h $(wildcard bpf/*.h include/sluice/*.h)
+	$(call say,BPF,$<)$(CLANG) -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Iinclude -I$(GEN) -Ibpf -c -o $@ $<
+$(GEN)/sluice.bpf.o: $(BPF:bpf/%.bpf.c=$(GEN)/%.bpf.o)
+	$(Q)$(BPFTOOL) gen object $@ $^
+$(GEN)/sluice.skel.h: $(GEN)/sluice.bpf.o
+	$(call say,SKEL,$@)$(BPFTOOL) gen skeleton $< name sluice_bpf > $@
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+# ---- proof -------------------------------------------------------------------------------------
+.PHONY: check demo unit bench asan tsan fuzz style clean setup
+unit: $(UNIT)
+asan:
+	$(Q)$(MAKE) VARIANT=asan unit all
+tsan:
+	$(Q)$(MAKE) VARIANT=tsan unit all
+unit-bins: $(UNIT)
+bench-bins: $(BENCH)
+
+build/fuzz/%: tests/fuzz/%.c
+	$(Q)$(MAKE) VARIANT=fuzz build/fuzz-lib
+	$(call say,FUZZ,$@)mkdir -p $(@D) && $(CLANG) $(CPPFLAGS) -std=gnu17 -g $(CFLAGS_fuzz) -fsanitize=fuzzer -o $@ $< build/fuzz/libsluice.a $(LIBS)
+build/fuzz-lib: $(LIB)
+.PHONY: build/fuzz-lib
+
+clean:
+	$(Q)rm -rf build
+
+-include tests/tests.mk

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contract between the agent, the BPF programs and whoever reads the maps with bpftool.
+ * Both sides include it. A change of any struct here is a new SLUICE_ABI_VERSION: pins of
+ * another version are replaced, never reinterpreted.
+ */
+#ifndef SLUICE_ABI_H
+#define SLUICE_ABI_H
+
+#ifndef __bpf__
+#include <linux/types.h>
+#include <assert.h>
+#endif
+
+#define SLUICE_ABI_VERSION 1
+
+enum sluice_endpoint_state {
+	SLUICE_ENDPOINT_FREE = 0,     /* slot unused */
+	SLUICE_ENDPOINT_READY = 1,    /* takes new requests */
+	SLUICE_ENDPOINT_DRAINING = 2, /* running requests finish, no new ones */
+	SLUICE_ENDPOINT_OPEN = 3,     /* circuit open: no requests */
+	SLUICE_ENDPOINT_TRIAL = 4,    /* half-open: one request at a time */
+};
+
+/* Roles are a mask; 0 means the pod has no role label and serves everything. */
+#define SLUICE_ROLE_PREFILL 1
+#define SLUICE_ROLE_DECODE  2
+#define SLUICE_ROLE_ENCODE  4
+
+/* Map `endpoints`: one element per slot. IPv4 addresses are v4-mapped. */
+struct sluice_endpoint {
+	__u8 addr[16];
+	__u16 port; /* host order */
+	__u8 state; /* enum sluice_endpoint_state */
+	__u8 role;  /* mask of SLUICE_ROLE_* */
+	__u32 generation; /* grows each time the slot is given to another endpoint */
+	char name[64];
+};
+
+/*
+ * Map `endpoint_load`: one element per slot, mmaped. Engine figures are written by the scraper;
+ * inflight_* by the workers, at the moment of the pick and at the end. Times are CLOCK_MONOTONIC ns.
+ */
+struct sluice_endpoint_load {
+	__u32 waiting;           /* requests in the engine's queue */
+	__u32 running;           /* requests in the engine's batch */
+	__u32 kv_used_ppm;       /* KV cache in use, millionths */
+	__u32 block_tokens;      /* engine's block size, 0 unknown */
+	__u32 blocks_total;      /* engine's KV blocks, 0 unknown */
+	__u32 inflight_requests; /* sent by this gateway, not finished */
+	__u64 inflight_tokens;   /* prompt tokens of those */
+	__u64 scraped_at_ns;     /* 0 never */
+	__u32 ttft_us;           /* moving average, measured here */
+	__u32 itl_us;            /* moving average, measured here */
+	__u64 requests_total;    /* picks */
+	__u64 cached_tokens_total; /* as reported by the engine in usage */
+	__u64 prompt_tokens_total; /* as reported by the engine in usage */
+	__u64 reserved[7];
+};
+
+#ifndef __bpf__
+static_assert(sizeof(struct sluice_endpoint) == 88, "endpoints map value");
+static_assert(sizeof(struct sluice_endpoint_load) == 128, "endpoint_load map value");
+#endif
+
+#endif

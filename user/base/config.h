@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Everything a user can set, in one plain struct. controlplane/options.c has the table that makes
+ * the flags, the YAML keys, --help and the defaults; modules read the fields they need.
+ * Strings and arrays are owned by the struct and live as long as the process.
+ */
+#ifndef SLUICE_BASE_CONFIG_H
+#define SLUICE_BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct string_list {
+	char **items;
+	size_t count;
+};
+
+struct config {
+	struct string_list listen;    /* "0.0.0.0:8080", "[::]:8080", "unix:/run/sluice.sock" */
+	struct string_list endpoints; /* "ip:port[,name=…][,role=…][,label.K=V]…" */
+	char *endpoints_file, *admin, *access_log, *config_file, *bpffs_dir;
+	unsigned int workers; /* 0: one per CPU */
+	bool pin_workers, bpf, cors, allow_gateway_fields, retry_500, llm_d_metrics;
+
+	uint64_t head_bytes_max, head_fields_max, target_bytes_max, body_bytes_max;
+	uint64_t head_timeout_ms, body_grace_ms, body_rate_min, idle_timeout_ms;
+	uint64_t connections_max, buffered_bytes_max, buffered_wait_ms;
+	uint64_t upstream_idle_ms, upstream_kept_max, connect_timeout_ms;
+	uint64_t response_timeout_ms; /* endpoint's head; 0 none */
+	uint64_t stall_timeout_ms, drain_timeout_ms, relay_bytes_max;
+	uint64_t retries_max, retry_budget_percent;
+	uint64_t scrape_interval_ms, load_stale_ms, models_interval_ms, probe_interval_ms;
+	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;
+	double weight_queue, weight_kv, weight_prefix; /* the default profile */
+	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */
+};
+
+#endif
