@@ -30,35 +30,53 @@ enum sluice_endpoint_state {
 /* Map `endpoints`: one element per slot. IPv4 addresses are v4-mapped. */
 struct sluice_endpoint {
 	__u8 addr[16];
-	__u16 port; /* host order */
-	__u8 state; /* enum sluice_endpoint_state */
-	__u8 role;  /* mask of SLUICE_ROLE_* */
+	__u16 port;	  /* host order */
+	__u8 state;	  /* enum sluice_endpoint_state */
+	__u8 role;	  /* mask of SLUICE_ROLE_* */
 	__u32 generation; /* grows each time the slot is given to another endpoint */
 	char name[64];
 };
 
 /*
  * Map `endpoint_load`: one element per slot, mmaped. Engine figures are written by the scraper;
- * inflight_* by the workers, at the moment of the pick and at the end. Times are CLOCK_MONOTONIC ns.
+ * inflight_* by the workers, at the moment of the pick and at the end. Times are CLOCK_MONOTONIC
+ * ns.
  */
 struct sluice_endpoint_load {
-	__u32 waiting;           /* requests in the engine's queue */
-	__u32 running;           /* requests in the engine's batch */
-	__u32 kv_used_ppm;       /* KV cache in use, millionths */
-	__u32 block_tokens;      /* engine's block size, 0 unknown */
-	__u32 blocks_total;      /* engine's KV blocks, 0 unknown */
-	__u32 inflight_requests; /* sent by this gateway, not finished */
-	__u64 inflight_tokens;   /* prompt tokens of those */
-	__u64 scraped_at_ns;     /* 0 never */
-	__u32 ttft_us;           /* moving average, measured here */
-	__u32 itl_us;            /* moving average, measured here */
-	__u64 requests_total;    /* picks */
+	__u32 waiting;		   /* requests in the engine's queue */
+	__u32 running;		   /* requests in the engine's batch */
+	__u32 kv_used_ppm;	   /* KV cache in use, millionths */
+	__u32 block_tokens;	   /* engine's block size, 0 unknown */
+	__u32 blocks_total;	   /* engine's KV blocks, 0 unknown */
+	__u32 inflight_requests;   /* sent by this gateway, not finished */
+	__u64 inflight_tokens;	   /* prompt tokens of those */
+	__u64 scraped_at_ns;	   /* 0 never */
+	__u32 ttft_us;		   /* moving average, measured here */
+	__u32 itl_us;		   /* moving average, measured here */
+	__u64 requests_total;	   /* picks */
 	__u64 cached_tokens_total; /* as reported by the engine in usage */
 	__u64 prompt_tokens_total; /* as reported by the engine in usage */
 	__u64 reserved[7];
 };
 
+/*
+ * Map `kv_affinity`: the prefix index, an open-addressing table of these. A pair (prompt block,
+ * endpoint) is one word, so that a reader never sees half of it:
+ *   key = tag << 27 | wide << 26 | slot << 16 | epoch     0: free
+ * tag is the low 37 bits of the block's chain hash; wide marks the entry that stands for a block
+ * with many holders (its slot and epoch are 0). The rest is the writer's own.
+ */
+#define SLUICE_AFFINITY_PAIRS 3
+struct sluice_affinity_bucket {
+	__u64 key[SLUICE_AFFINITY_PAIRS];
+	__u32 newer[SLUICE_AFFINITY_PAIRS]; /* LRU of the endpoint: pair number + 1, 0 none */
+	__u32 older[SLUICE_AFFINITY_PAIRS];
+	__u32 where[SLUICE_AFFINITY_PAIRS]; /* (wide record + 1) << 8 | buckets past its home */
+	__u32 passed;			    /* pairs that had to go past this bucket */
+};
+
 #ifndef __bpf__
+static_assert(sizeof(struct sluice_affinity_bucket) == 64, "kv_affinity map value");
 static_assert(sizeof(struct sluice_endpoint) == 88, "endpoints map value");
 static_assert(sizeof(struct sluice_endpoint_load) == 128, "endpoint_load map value");
 #endif

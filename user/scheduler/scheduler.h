@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Choosing the endpoint of one request: prefix match, then a profile of filters, scorers, a picker.
+ *
+ *   snapshot -> candidates -> filters -> scorers (sum of weight x score) -> picker -> sched_pick
+ *
+ * No sockets and no threads of its own: a gateway's workers and the fleet simulator call the same
+ * functions. Invariant: after scheduler_new() nothing here allocates or blocks; a pick is counted
+ * in endpoint_load before scheduler_pick() returns, so that a burst spreads. Left to others:
+ * retries (the caller passes the endpoints it tried), health, references' lifetime.
+ */
+#ifndef SLUICE_SCHEDULER_H
+#define SLUICE_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/endpoint.h"
+#include "base/span.h"
+
+struct decisions;
+struct prefix_index;
+struct scheduler;
+struct sched_worker;
+
+enum sched_piece_kind {
+	SCHED_PIECE_TEXT = 1,	/* words of a message or prompt */
+	SCHED_PIECE_ROLE = 2,	/* "user", "assistant", … */
+	SCHED_PIECE_TOOLS = 3,	/* tools, documents: raw JSON */
+	SCHED_PIECE_TOKENS = 4, /* token ids as JSON text */
+	SCHED_PIECE_MEDIA = 5,	/* image, audio: URL or data */
+	SCHED_PIECE_OTHER = 6,
+};
+
+/*
+ * A stretch of the prompt in a receive buffer. Where a piece goes on in the next buffer, the next
+ * one has `continued` set; so the same prompt hashes alike however it was received.
+ */
+struct sched_piece {
+	struct span bytes;
+	uint8_t kind; /* enum sched_piece_kind */
+	bool continued;
+};
+
+struct sched_request {
+	uint64_t now_ns;	   /* CLOCK_MONOTONIC (or the simulator's) */
+	const struct model *model; /* of the same snapshot; NULL: every endpoint may serve it */
+	struct span model_name;	   /* as the client said it: seeds the prefix hashes */
+	struct span cache_salt, session, request_id; /* len 0: none */
+	const struct sched_piece *pieces;	     /* the prompt, in order */
+	uint32_t piece_count;
+	uint32_t prompt_tokens;	  /* estimate; 0: prompt bytes / 4 */
+	const uint16_t *excluded; /* slots tried already; at most RETRIES_MAX + 1 matter */
+	uint32_t excluded_count;
+	int32_t priority;
+	uint8_t role; /* SLUICE_ROLE_DECODE or _PREFILL when a leg needs one, else 0 */
+	bool stream;
+};
+
+struct sched_pick {
+	struct endpoint *endpoint; /* borrowed from the snapshot: endpoint_get() to keep it */
+	uint64_t decision;	   /* for scheduler_done() and decisions.h; 0 when none are kept */
+	uint32_t hit_blocks, total_blocks, block_bytes;
+	uint64_t hit_bytes, prompt_bytes;
+	uint32_t prompt_tokens, cached_tokens_expected;
+	uint32_t candidates; /* that the scorers compared */
+	float score;
+};
+
+/* What a finished (or failed) request tells back. */
+struct sched_outcome {
+	uint64_t now_ns;
+	uint32_t ttft_us, itl_us;	       /* 0 unknown */
+	uint32_t prompt_tokens, cached_tokens; /* as the engine reported them */
+	bool usage_known;		       /* the two above are set */
+	bool failed;			       /* no answer came from this endpoint */
+};
+
+/*
+ * Makes the scheduler and its workers' scratch memory. cfg is read, not kept. index is borrowed and
+ * may be NULL (no prefix matching). On a profile that cannot be, -EINVAL and *ret_error is one
+ * sentence that lists the known plugin types (free() it). Free with scheduler_free().
+ */
+int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
+		  struct scheduler **ret, char **ret_error);
+void scheduler_free(struct scheduler *sched);
+
+/* Worker i's side, i < workers. Each is used by one thread at a time. */
+struct sched_worker *scheduler_worker(struct scheduler *sched, unsigned int i);
+
+/* The decisions kept, for the admin port. Any thread. */
+struct decisions *scheduler_decisions(struct scheduler *sched);
+
+/* The profile in the form that config takes: "queue-scorer=2,…". Lives as long as sched. */
+const char *scheduler_profile(const struct scheduler *sched);
+
+/*
+ * Chooses. The pick is counted at once: inflight_requests, inflight_tokens, requests_total.
+ * The prompt's hashes stay in the worker's scratch until its next pick, for scheduler_learn().
+ * -ENOENT: no endpoint for the model. -EAGAIN: some, but all are open, draining or excluded.
+ * -EBUSY: a filter of the profile left none.
+ */
+int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
+		   const struct sched_request *req, struct sched_pick *ret);
+
+/*
+ * Remembers that the picked endpoint will hold the prompt's blocks. Call right after the pick, on
+ * the same worker, before another pick. Never blocks: without room the blocks are dropped, counted.
+ */
+void scheduler_learn(struct sched_worker *w, const struct sched_pick *pick);
+
+/*
+ * The request left the endpoint: takes its counts back and notes the outcome. Exactly once per
+ * pick. Any worker may call it; the decision's outcome is noted by the worker that picked only.
+ */
+void scheduler_done(struct sched_worker *w, const struct sched_pick *pick,
+		    const struct sched_outcome *outcome);
+
+#endif
