@@ -49,7 +49,7 @@ struct sluice_endpoint_load {
 	__u32 block_tokens;	   /* engine's block size, 0 unknown */
 	__u32 blocks_total;	   /* engine's KV blocks, 0 unknown */
 	__u32 inflight_requests;   /* sent by this gateway, not finished */
-	__u64 inflight_tokens;	   /* prompt tokens of those */
+	__u64 inflight_tokens;	   /* of those: prompt tokens yet to be prefilled */
 	__u64 scraped_at_ns;	   /* 0 never */
 	__u32 ttft_us;		   /* moving average, measured here */
 	__u32 itl_us;		   /* moving average, measured here */

@@ -65,6 +65,7 @@ struct sched_pick {
 	uint64_t hit_bytes, prompt_bytes;
 	uint32_t prompt_tokens, cached_tokens_expected;
 	uint32_t candidates; /* that the scorers compared */
+	uint32_t inflight_tokens; /* counted for it in endpoint_load: tokens yet to be prefilled */
 	float score;
 };
 
@@ -110,11 +111,14 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
  */
 void scheduler_learn(struct sched_worker *w, const struct sched_pick *pick);
 
+/* Its prefill is over (first token or answer seen): takes its in-flight tokens back early. */
+void scheduler_first_token(struct sched_pick *pick);
+
 /*
  * The request left the endpoint: takes its counts back and notes the outcome. Exactly once per
  * pick. Any worker may call it; the decision's outcome is noted by the worker that picked only.
  */
-void scheduler_done(struct sched_worker *w, const struct sched_pick *pick,
+void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		    const struct sched_outcome *outcome);
 
 #endif
