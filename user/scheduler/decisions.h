@@ -11,7 +11,9 @@
 #ifndef SLUICE_SCHEDULER_DECISIONS_H
 #define SLUICE_SCHEDULER_DECISIONS_H
 
+#include <assert.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -40,18 +42,24 @@ struct decision {
 	uint16_t candidate_count, scorer_count, excluded_count;
 	uint32_t hit_blocks, total_blocks, block_bytes;
 	uint32_t prompt_tokens, cached_tokens_expected;
-	/* outcome; done is 0 until the request has ended */
+	uint32_t unused;
+	/* as struct decision_outcome; done is 0 until the request has ended */
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
-	uint32_t ttft_us, itl_us;
+	uint32_t ttft_us, itl_us, reserved;
 	struct decision_candidate candidates[];
 };
 
 struct decision_outcome {
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
-	uint32_t ttft_us, itl_us;
+	uint32_t ttft_us, itl_us, reserved;
 };
+
+static_assert(offsetof(struct decision, done) % 8 == 0, "the outcome is written word by word");
+static_assert(sizeof(struct decision_outcome) ==
+		      offsetof(struct decision, candidates) - offsetof(struct decision, done),
+	      "the outcome is the end of the fixed part");
 
 /* count: DECISIONS_MAX or config's; scorer names and weights are borrowed. */
 int decisions_new(uint64_t count, unsigned int workers, const char *const *scorers,

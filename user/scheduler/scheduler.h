@@ -64,7 +64,7 @@ struct sched_pick {
 	uint32_t hit_blocks, total_blocks, block_bytes;
 	uint64_t hit_bytes, prompt_bytes;
 	uint32_t prompt_tokens, cached_tokens_expected;
-	uint32_t candidates; /* that the scorers compared */
+	uint32_t candidates;	  /* that the scorers compared */
 	uint32_t inflight_tokens; /* counted for it in endpoint_load: tokens yet to be prefilled */
 	float score;
 };

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A decision as JSON and as one sentence. For the admin thread. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler/decisions_ring.h"
+
+static void put_string(FILE *f, const char *s, size_t max)
+{
+	fputc('"', f);
+	for (size_t i = 0; i < max && s[i]; i++) {
+		unsigned char c = (unsigned char)s[i];
+
+		if (c == '"' || c == '\\')
+			fprintf(f, "\\%c", c);
+		else if (c < 0x20 || c >= 0x7f)
+			fprintf(f, "\\u%04x", c);
+		else
+			fputc(c, f);
+	}
+	fputc('"', f);
+}
+
+static double weight_sum(const struct decisions *set)
+{
+	double sum = 0;
+
+	for (unsigned int i = 0; i < set->scorer_count; i++)
+		sum += set->weights[i];
+	return sum;
+}
+
+static const struct endpoint *find_endpoint(const struct endpoint_snapshot *snap,
+					    const struct decision_candidate *c)
+{
+	for (unsigned int i = 0; snap && i < snap->view_count; i++)
+		if (snap->views[i]->slot == c->slot &&
+		    (uint16_t)snap->views[i]->generation == c->generation)
+			return snap->views[i];
+	return NULL;
+}
+
+static void write_candidate(FILE *f, const struct decisions *set, const struct decision *d,
+			    unsigned int n, const struct endpoint_snapshot *snap)
+{
+	const struct decision_candidate *c = &d->candidates[n];
+	const struct endpoint *ep = find_endpoint(snap, c);
+	char gone[32];
+
+	snprintf(gone, sizeof(gone), "slot %u", c->slot);
+	fputs("{\"endpoint\":", f);
+	if (ep)
+		put_string(f, ep->address, sizeof(ep->address));
+	else
+		put_string(f, n == d->chosen ? d->endpoint : gone, sizeof(d->endpoint));
+	if (ep) {
+		fputs(",\"name\":", f);
+		put_string(f, ep->name, sizeof(ep->name));
+	}
+	fprintf(f, ",\"chosen\":%s,\"hit_blocks\":%u,\"score\":%.4f,\"scores\":{",
+		n == d->chosen ? "true" : "false", c->hit_blocks,
+		c->total * weight_sum(set) / 65535);
+	for (unsigned int i = 0; i < d->scorer_count && i < set->scorer_count; i++) {
+		fprintf(f, "%s", i ? "," : "");
+		put_string(f, set->scorers[i], 64);
+		fprintf(f, ":%.3f", c->scores[i] / 254.0);
+	}
+	fputs("}}", f);
+}
+
+void decision_explain(FILE *f, const struct decisions *set, const struct decision *d)
+{
+	const struct decision_candidate *c = &d->candidates[d->chosen];
+	unsigned int better_hit = 0, best = 0;
+	double most = -1;
+
+	for (unsigned int i = 0; i < d->candidate_count; i++)
+		better_hit += d->candidates[i].hit_blocks > c->hit_blocks;
+	for (unsigned int i = 0; i < d->scorer_count && i < set->scorer_count; i++) {
+		if (c->scores[i] * set->weights[i] <= most)
+			continue;
+		most = c->scores[i] * set->weights[i];
+		best = i;
+	}
+	fprintf(f, "%.64s had the best score of %u candidate%s", d->endpoint, d->candidate_count,
+		d->candidate_count == 1 ? "" : "s");
+	if (d->candidate_count > 1 && set->scorer_count)
+		fprintf(f, ", most of it from %s", set->scorers[best]);
+	fprintf(f, "; %u of %u prompt blocks were expected in its cache (about %u of %u tokens)",
+		d->hit_blocks, d->total_blocks, d->cached_tokens_expected, d->prompt_tokens);
+	if (better_hit)
+		fprintf(f, ", while %u other%s held more but scored less for load", better_hit,
+			better_hit == 1 ? "" : "s");
+	if (d->excluded_count)
+		fprintf(f, "; %u endpoint%s had been tried before", d->excluded_count,
+			d->excluded_count == 1 ? "" : "s");
+	if (d->done && d->failed)
+		fputs("; it did not answer", f);
+	else if (d->done && d->usage_known)
+		fprintf(f, "; the engine then reported %u of %u tokens cached",
+			d->cached_tokens_reported, d->prompt_tokens_reported);
+	else if (d->done)
+		fputs("; the engine reported no usage", f);
+	else
+		fputs("; it is still running", f);
+	fputs(".", f);
+}
+
+static void write_outcome(FILE *f, const struct decision *d)
+{
+	fprintf(f, ",\"done\":%s", d->done ? "true" : "false");
+	if (d->done)
+		fprintf(f, ",\"failed\":%s", d->failed ? "true" : "false");
+	if (d->usage_known)
+		fprintf(f, ",\"prompt_tokens_reported\":%u,\"cached_tokens_reported\":%u",
+			d->prompt_tokens_reported, d->cached_tokens_reported);
+	if (d->ttft_us)
+		fprintf(f, ",\"ttft_us\":%u", d->ttft_us);
+	if (d->itl_us)
+		fprintf(f, ",\"itl_us\":%u", d->itl_us);
+}
+
+void decision_write_json(FILE *f, const struct decisions *set, const struct decision *d,
+			 const struct endpoint_snapshot *snap)
+{
+	char *why = NULL;
+	size_t why_bytes = 0;
+	FILE *text = open_memstream(&why, &why_bytes);
+
+	fprintf(f, "{\"decision\":%" PRIu64 ",\"request_id\":", d->id);
+	put_string(f, d->request_id, sizeof(d->request_id));
+	fprintf(f, ",\"time_unix_ms\":%" PRIu64 ",\"endpoint\":", d->wall_ns / 1000000);
+	put_string(f, d->endpoint, sizeof(d->endpoint));
+	fprintf(f, ",\"prompt_tokens\":%u,\"cached_tokens_expected\":%u", d->prompt_tokens,
+		d->cached_tokens_expected);
+	fprintf(f, ",\"hit_blocks\":%u,\"total_blocks\":%u,\"block_bytes\":%u", d->hit_blocks,
+		d->total_blocks, d->block_bytes);
+	write_outcome(f, d);
+	fputs(",\"weights\":{", f);
+	for (unsigned int i = 0; i < set->scorer_count; i++) {
+		fprintf(f, "%s", i ? "," : "");
+		put_string(f, set->scorers[i], 64);
+		fprintf(f, ":%g", set->weights[i]);
+	}
+	fputs("},\"candidates\":[", f);
+	for (unsigned int i = 0; i < d->candidate_count; i++) {
+		fprintf(f, "%s", i ? "," : "");
+		write_candidate(f, set, d, i, snap);
+	}
+	fputs("],\"why\":", f);
+	if (text) {
+		decision_explain(text, set, d);
+		fclose(text);
+	}
+	put_string(f, why ? why : "", why_bytes);
+	fputs("}", f);
+	free(why);
+}

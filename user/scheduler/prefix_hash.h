@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Chained hashes over the blocks of a prompt: hash i names the whole prefix up to block i.
+ * Model (or adapter) and cache_salt seed the chain, so that prompts of different ones never meet.
+ */
+#ifndef SLUICE_SCHEDULER_PREFIX_HASH_H
+#define SLUICE_SCHEDULER_PREFIX_HASH_H
+
+#include <stdint.h>
+
+#include "scheduler/scheduler.h"
+
+#define PREFIX_BLOCK_BYTES_MAX 4096
+
+/* Mixes two 64-bit values; the same on every machine. */
+static inline uint64_t prefix_mix(uint64_t a, uint64_t b)
+{
+	uint64_t x = (a * 0x9e3779b97f4a7c15ULL + 0x2545f4914f6cdd1dULL) ^ b;
+
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	return x ^ (x >> 32);
+}
+
+/*
+ * Fills ret_hashes for the first blocks of the prompt, at most max, the last partial one included.
+ * block_bytes <= PREFIX_BLOCK_BYTES_MAX. *ret_bytes: the whole prompt's bytes. Returns the blocks.
+ */
+uint32_t prefix_hash(const struct sched_request *req, uint32_t block_bytes, uint64_t *ret_hashes,
+		     uint32_t max, uint64_t *ret_bytes);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The inside of the prefix index, shared by its reader (prefix_index.c) and writer
+ * (prefix_writer.c). Nobody else includes it.
+ */
+#ifndef SLUICE_SCHEDULER_PREFIX_TABLE_H
+#define SLUICE_SCHEDULER_PREFIX_TABLE_H
+
+#include <stdatomic.h>
+
+#include "scheduler/prefix_hash.h"
+#include "scheduler/prefix_index.h"
+
+#define INLINE_HOLDERS 6      /* of a block, at its home; further ones are wide */
+#define PROBE_MAX      255    /* buckets past home: fits in 8 bits of `where` */
+#define RING_WORDS     16384u /* of learned blocks, per worker: a power of two */
+#define CHUNK_HASHES   64     /* hashes behind one header in the ring */
+#define CHUNK_HEAD     2      /* words: slot and count; generation and capacity */
+#define DRAIN_BLOCKS   512    /* by one writer before it lets go */
+#define SWEEP_PAIRS    64     /* forgotten pairs swept out by one writer */
+#define NONE	       0      /* pair numbers start at 1 */
+
+#define key_read(p)	   __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define key_write(p, v)	   __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define figure_read(p)	   __atomic_load_n((p), __ATOMIC_RELAXED)
+#define figure_write(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+
+#define KEY_WIDE       (1ULL << 26)
+#define key_tag(key)   ((key) >> 27)
+#define key_slot(key)  ((uint32_t)((key) >> 16) & 1023)
+#define key_epoch(key) ((uint16_t)(key))
+#define hash_tag(hash) ((hash) & ((1ULL << 37) - 1))
+
+/* A block with many holders: one bit per endpoint. hash 0: free. */
+struct wide {
+	uint64_t hash;
+	uint64_t bits[PREFIX_SLOT_WORDS];
+	uint32_t count;	 /* of bits; writer's */
+	uint32_t marker; /* pair number; writer's. In a free record: the next free one + 1 */
+};
+
+/* A list of pairs, newest first: an endpoint's LRU, or all forgotten ones. */
+struct pair_list {
+	uint32_t newest, oldest;
+};
+
+struct slot_state {
+	struct pair_list lru;
+	uint32_t count;	     /* pairs in lru */
+	uint32_t graves;     /* its pairs among the forgotten */
+	uint32_t list_epoch; /* of the pairs in lru */
+	uint32_t capacity;
+};
+
+/* Learned blocks on their way to the writer; one producer, one consumer. */
+struct learn_ring {
+	_Atomic uint64_t head __attribute__((aligned(64))); /* producer's */
+	_Atomic uint64_t dropped;
+	_Atomic uint64_t tail __attribute__((aligned(64))); /* consumer's */
+	uint64_t words[RING_WORDS];
+};
+
+struct prefix_index {
+	struct sluice_affinity_bucket *buckets;
+	uint64_t bucket_count, pairs_max, bytes, mapped_bytes;
+	struct wide *wides;
+	uint32_t wide_max, workers;
+	struct learn_ring *rings;
+	/* read by matchers */
+	_Atomic uint32_t epochs[ENDPOINTS_MAX];	     /* an endpoint's present epoch */
+	_Atomic uint64_t owners[ENDPOINTS_MAX];	     /* generation + 1, 0 nobody yet */
+	_Atomic uint64_t pending[PREFIX_SLOT_WORDS]; /* forgotten, not all swept: no wide bits */
+	/* the writer's */
+	atomic_flag writing;
+	struct pair_list graves;
+	uint32_t wide_free, victim, victim_left, next_ring;
+	struct slot_state slots[ENDPOINTS_MAX];
+	/* figures, written by the writer, read by anybody */
+	uint64_t pairs, wide_used, inserted, refreshed, evicted, forgotten, refused;
+};
+
+static inline uint64_t hash_home(const struct prefix_index *ix, uint64_t hash)
+{
+	return (uint64_t)(((unsigned __int128)hash * ix->bucket_count) >> 64);
+}
+
+/* Never 0, so that no key is 0. */
+static inline uint16_t epoch_bits(uint32_t epoch)
+{
+	return (uint16_t)(epoch % 65535 + 1);
+}
+
+/* Applies what rings hold, within bounds. The caller has the writer's role. */
+void prefix_write_some(struct prefix_index *ix);
+
+#endif

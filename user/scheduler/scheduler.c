@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One pick, in order: hash the prompt, gather the candidates, match prefixes, filter, score, pick,
+ * count, note the decision. All of it in the worker's scratch memory.
+ */
+#include "scheduler/scheduler.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/load.h"
+#include "scheduler/decisions.h"
+#include "scheduler/prefix_hash.h"
+#include "scheduler/prefix_index.h"
+#include "scheduler/profile.h"
+#include "scheduler/sessions.h"
+
+#define BYTES_PER_TOKEN 4
+#define EWMA_SHIFT	3 /* a new time counts an eighth */
+
+struct sched_worker {
+	struct scheduler *sched;
+	unsigned int number;
+	uint64_t rng;
+	uint64_t slots[PREFIX_SLOT_WORDS]; /* of the candidates */
+	uint64_t hashes[PROMPT_BLOCKS_MAX];
+	uint32_t generations[ENDPOINTS_MAX]; /* by slot, set where slots has a bit */
+	uint16_t hits[ENDPOINTS_MAX];	     /* by slot */
+	uint32_t hash_count;
+	struct sched_candidate candidates[ENDPOINTS_MAX];
+	float totals[ENDPOINTS_MAX], scores[PLUGINS_MAX][ENDPOINTS_MAX];
+	struct decision *decision;
+};
+
+struct scheduler {
+	struct profile profile;
+	struct prefix_index *index;
+	struct decisions *decisions;
+	struct sessions *sessions;
+	uint64_t load_stale_ns;
+	uint32_t block_bytes;
+	unsigned int workers;
+	struct sched_worker *worker[WORKERS_MAX];
+};
+
+/* ---- making ---- */
+
+static int profile_of(const struct config *cfg, struct profile *profile, char **ret_error)
+{
+	char text[256];
+
+	if (cfg->scheduler_profile && *cfg->scheduler_profile)
+		return profile_parse(profile, cfg->scheduler_profile, ret_error);
+	snprintf(text, sizeof(text),
+		 "queue-scorer=%g,kv-cache-utilization-scorer=%g,prefix-cache-scorer=%g",
+		 cfg->weight_queue, cfg->weight_kv, cfg->weight_prefix);
+	return profile_parse(profile, text, ret_error);
+}
+
+static int make_decisions(struct scheduler *s, uint64_t count)
+{
+	const char *names[DECISION_SCORERS_MAX];
+	double weights[DECISION_SCORERS_MAX];
+	unsigned int n = 0;
+
+	for (; n < s->profile.scorer_count && n < DECISION_SCORERS_MAX; n++) {
+		names[n] = s->profile.scorers[n].type->name;
+		weights[n] = s->profile.scorers[n].weight;
+	}
+	return decisions_new(count, s->workers, names, weights, n, &s->decisions);
+}
+
+static struct sched_worker *worker_new(struct scheduler *s, unsigned int number)
+{
+	struct sched_worker *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->sched = s;
+	w->number = number;
+	w->rng = prefix_mix(clock_wall_ns(), number + 1) | 1;
+	w->decision = calloc(1, decision_bytes(ENDPOINTS_MAX));
+	if (!w->decision) {
+		free(w);
+		return NULL;
+	}
+	return w;
+}
+
+int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
+		  struct scheduler **ret, char **ret_error)
+{
+	struct scheduler *s = calloc(1, sizeof(*s));
+	int err;
+
+	*ret_error = NULL;
+	if (!s)
+		return -ENOMEM;
+	s->index = index;
+	s->workers = workers;
+	s->block_bytes =
+		cfg->prompt_block_bytes ? (uint32_t)cfg->prompt_block_bytes : PROMPT_BLOCK_BYTES;
+	s->load_stale_ns = (cfg->load_stale_ms ? cfg->load_stale_ms : LOAD_STALE_MS) * NS_PER_MS;
+	err = profile_of(cfg, &s->profile, ret_error);
+	if (!err && (s->block_bytes < 16 || s->block_bytes > PREFIX_BLOCK_BYTES_MAX)) {
+		err = -EINVAL;
+		if (asprintf(ret_error, "prompt block bytes: %u is not in 16 to %d", s->block_bytes,
+			     PREFIX_BLOCK_BYTES_MAX) < 0)
+			*ret_error = NULL;
+	}
+	if (!err && (workers == 0 || workers > WORKERS_MAX))
+		err = -EINVAL;
+	if (!err)
+		err = make_decisions(s, cfg->decisions_max);
+	if (!err && s->profile.uses_session) {
+		s->sessions = sessions_new();
+		err = s->sessions ? 0 : -ENOMEM;
+	}
+	for (unsigned int i = 0; !err && i < workers; i++) {
+		s->worker[i] = worker_new(s, i);
+		err = s->worker[i] ? 0 : -ENOMEM;
+	}
+	if (err) {
+		scheduler_free(s);
+		return err;
+	}
+	*ret = s;
+	return 0;
+}
+
+void scheduler_free(struct scheduler *s)
+{
+	if (!s)
+		return;
+	for (unsigned int i = 0; i < WORKERS_MAX; i++) {
+		if (!s->worker[i])
+			continue;
+		free(s->worker[i]->decision);
+		free(s->worker[i]);
+	}
+	decisions_free(s->decisions);
+	free(s->sessions);
+	profile_fini(&s->profile);
+	free(s);
+}
+
+struct sched_worker *scheduler_worker(struct scheduler *s, unsigned int i)
+{
+	return s->worker[i];
+}
+
+struct decisions *scheduler_decisions(struct scheduler *s)
+{
+	return s->decisions;
+}
+
+const char *scheduler_profile(const struct scheduler *s)
+{
+	return s->profile.text;
+}
+
+/* ---- candidates ---- */
+
+static bool excluded(const struct sched_request *req, uint16_t slot)
+{
+	for (uint32_t i = 0; i < req->excluded_count; i++)
+		if (req->excluded[i] == slot)
+			return true;
+	return false;
+}
+
+/* READY takes requests; after an open circuit's pause one request may try. */
+static bool takes_requests(const struct endpoint *ep, uint64_t now_ns)
+{
+	uint32_t state = atomic_load_explicit(&ep->breaker.state, memory_order_relaxed);
+
+	if (atomic_load_explicit(&ep->draining, memory_order_relaxed))
+		return false;
+	if (state == SLUICE_ENDPOINT_TRIAL)
+		return !atomic_load_explicit(&ep->breaker.trial_taken, memory_order_relaxed);
+	if (state == SLUICE_ENDPOINT_OPEN) {
+		uint64_t at = atomic_load_explicit(&ep->breaker.reopen_at_ns, memory_order_relaxed);
+
+		return at && now_ns >= at;
+	}
+	return true;
+}
+
+/* Takes the one trial of a half-open circuit; true too if the circuit is closed. */
+static bool claim(struct endpoint *ep)
+{
+	uint32_t state = atomic_load_explicit(&ep->breaker.state, memory_order_relaxed);
+
+	if (state != SLUICE_ENDPOINT_OPEN && state != SLUICE_ENDPOINT_TRIAL)
+		return true;
+	if (atomic_exchange_explicit(&ep->breaker.trial_taken, 1, memory_order_acq_rel))
+		return false;
+	atomic_compare_exchange_strong(&ep->breaker.state, &(uint32_t){SLUICE_ENDPOINT_OPEN},
+				       SLUICE_ENDPOINT_TRIAL);
+	return true;
+}
+
+static bool role_fits(const struct endpoint *ep, uint8_t wanted)
+{
+	if (wanted == 0)
+		return true;
+	return ep->role & wanted || (wanted == SLUICE_ROLE_DECODE && ep->role == 0);
+}
+
+static void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint32_t view,
+			   uint64_t now_ns, uint64_t stale_ns)
+{
+	struct sluice_endpoint_load *load = ep->load;
+	uint64_t scraped = load_read(load->scraped_at_ns), capacity;
+	uint32_t unseen;
+
+	c->endpoint = ep;
+	c->view = view;
+	c->hit_blocks = 0;
+	c->known = scraped && (now_ns <= scraped || now_ns - scraped <= stale_ns);
+	c->waiting = load_read(load->waiting);
+	c->running = load_read(load->running);
+	c->own_requests = load_read(load->inflight_requests);
+	c->own_tokens = load_read(load->inflight_tokens);
+	c->kv_used = (float)load_read(load->kv_used_ppm) / 1e6f;
+	if (c->own_requests <= c->waiting + c->running)
+		return;
+	unseen = c->own_requests - c->waiting - c->running;
+	c->waiting += unseen;
+	capacity = (uint64_t)load_read(load->block_tokens) * load_read(load->blocks_total);
+	if (capacity)
+		c->kv_used += (float)c->own_tokens / (float)c->own_requests * (float)unseen /
+			      (float)capacity;
+	if (c->kv_used > 1)
+		c->kv_used = 1;
+}
+
+/* Fills w->candidates and the slots for matching. 0, -ENOENT or -EAGAIN. */
+static int gather(struct sched_worker *w, const struct endpoint_snapshot *snap,
+		  const struct sched_request *req, uint32_t *ret_count)
+{
+	uint32_t serving = 0, n = 0;
+
+	memset(w->slots, 0, sizeof(w->slots));
+	for (uint32_t i = 0; i < snap->view_count && i < ENDPOINTS_MAX; i++) {
+		struct endpoint *ep = snap->views[i];
+
+		if (req->model && !(req->model->views[i / 64] >> (i % 64) & 1))
+			continue;
+		serving++;
+		if (excluded(req, ep->slot) || !takes_requests(ep, req->now_ns) ||
+		    !role_fits(ep, req->role))
+			continue;
+		candidate_read(&w->candidates[n++], ep, i, req->now_ns, w->sched->load_stale_ns);
+		w->slots[ep->slot / 64] |= 1ULL << (ep->slot % 64);
+		w->generations[ep->slot] = ep->generation;
+	}
+	if (n == 0)
+		return serving ? -EAGAIN : -ENOENT;
+	*ret_count = n;
+	return 0;
+}
+
+static void match(struct sched_worker *w, struct sched_view *view)
+{
+	if (!w->sched->index || !w->hash_count)
+		return;
+	prefix_index_match(w->sched->index, w->hashes, w->hash_count, w->slots, w->generations,
+			   w->hits);
+	for (uint32_t i = 0; i < view->count; i++)
+		view->candidates[i].hit_blocks = w->hits[view->candidates[i].endpoint->slot];
+}
+
+/* ---- the profile ---- */
+
+static int run_filters(const struct profile *profile, struct sched_view *view)
+{
+	for (unsigned int f = 0; f < profile->filter_count; f++) {
+		const struct plugin *p = &profile->filters[f];
+		uint32_t kept = 0;
+
+		for (uint32_t i = 0; i < view->count; i++)
+			if (p->type->keep(view, p, &view->candidates[i]))
+				view->candidates[kept++] = view->candidates[i];
+		view->count = kept;
+		if (!kept)
+			return -EBUSY;
+	}
+	return 0;
+}
+
+static void run_scorers(struct sched_worker *w, const struct profile *profile,
+			const struct sched_view *view)
+{
+	memset(w->totals, 0, view->count * sizeof(w->totals[0]));
+	for (unsigned int s = 0; s < profile->scorer_count; s++) {
+		const struct plugin *p = &profile->scorers[s];
+		float *scores = w->scores[s], weight = (float)p->weight;
+
+		p->type->score(view, p, scores);
+		for (uint32_t i = 0; i < view->count; i++) {
+			if (!(scores[i] > 0)) /* NaN too */
+				scores[i] = 0;
+			if (scores[i] > 1)
+				scores[i] = 1;
+			w->totals[i] += weight * scores[i];
+		}
+	}
+}
+
+/* Picks until the pick could be claimed: another worker may have taken a trial just now. */
+static int run_picker(struct sched_worker *w, const struct profile *profile,
+		      struct sched_view *view, uint32_t *ret_chosen)
+{
+	while (view->count) {
+		uint32_t n = profile->picker.type->pick(view, &profile->picker, w->totals);
+
+		if (claim(view->candidates[n].endpoint)) {
+			*ret_chosen = n;
+			return 0;
+		}
+		view->count--;
+		view->candidates[n] = view->candidates[view->count];
+		w->totals[n] = w->totals[view->count];
+		for (unsigned int s = 0; s < profile->scorer_count; s++)
+			w->scores[s][n] = w->scores[s][view->count];
+	}
+	return -EAGAIN;
+}
+
+/* ---- after the pick ---- */
+
+static void fill_pick(const struct sched_worker *w, const struct sched_view *view, uint32_t chosen,
+		      uint64_t prompt_bytes, struct sched_pick *ret)
+{
+	const struct sched_candidate *c = &view->candidates[chosen];
+
+	memset(ret, 0, sizeof(*ret));
+	ret->endpoint = c->endpoint;
+	ret->hit_blocks = c->hit_blocks;
+	ret->total_blocks = view->total_blocks;
+	ret->block_bytes = view->block_bytes;
+	ret->prompt_bytes = prompt_bytes;
+	ret->hit_bytes = (uint64_t)c->hit_blocks * view->block_bytes;
+	if (ret->hit_bytes > prompt_bytes)
+		ret->hit_bytes = prompt_bytes;
+	ret->prompt_tokens = view->prompt_tokens;
+	if (prompt_bytes)
+		ret->cached_tokens_expected =
+			(uint32_t)(view->prompt_tokens * ret->hit_bytes / prompt_bytes);
+	ret->inflight_tokens = ret->prompt_tokens - ret->cached_tokens_expected;
+	ret->candidates = view->count;
+	ret->score = w->totals[chosen];
+}
+
+static void count_pick(const struct sched_pick *pick)
+{
+	struct sluice_endpoint_load *load = pick->endpoint->load;
+
+	load_add(load->inflight_requests, 1);
+	load_add(load->inflight_tokens, pick->inflight_tokens);
+	load_add(load->requests_total, 1);
+}
+
+static void decision_candidates(const struct sched_worker *w, const struct sched_view *view,
+				struct decision *d)
+{
+	double sum = w->sched->profile.weight_sum;
+
+	for (uint32_t i = 0; i < view->count; i++) {
+		struct decision_candidate *c = &d->candidates[i];
+		const struct sched_candidate *from = &view->candidates[i];
+
+		c->slot = from->endpoint->slot;
+		c->generation = (uint16_t)from->endpoint->generation;
+		c->hit_blocks = from->hit_blocks;
+		c->total = sum > 0 ? (uint16_t)(w->totals[i] / sum * 65535 + 0.5) : 0;
+		for (unsigned int s = 0; s < d->scorer_count; s++)
+			c->scores[s] = (uint8_t)(w->scores[s][i] * 254 + 0.5f);
+	}
+}
+
+static uint64_t note_decision(struct sched_worker *w, const struct sched_view *view,
+			      uint32_t chosen, const struct sched_pick *pick)
+{
+	const struct sched_request *req = view->request;
+	struct decision *d = w->decision;
+	size_t id_len = req->request_id.len;
+
+	memset(d, 0, sizeof(*d));
+	if (id_len > DECISION_ID_BYTES - 1)
+		id_len = DECISION_ID_BYTES - 1;
+	if (id_len)
+		memcpy(d->request_id, req->request_id.ptr, id_len);
+	memcpy(d->endpoint, pick->endpoint->address, sizeof(d->endpoint));
+	d->now_ns = req->now_ns;
+	d->wall_ns = clock_wall_ns();
+	d->chosen = (uint16_t)chosen;
+	d->candidate_count = (uint16_t)view->count;
+	d->scorer_count = (uint16_t)w->sched->profile.scorer_count;
+	if (d->scorer_count > DECISION_SCORERS_MAX)
+		d->scorer_count = DECISION_SCORERS_MAX;
+	d->excluded_count = (uint16_t)req->excluded_count;
+	d->hit_blocks = pick->hit_blocks;
+	d->total_blocks = pick->total_blocks;
+	d->block_bytes = pick->block_bytes;
+	d->prompt_tokens = pick->prompt_tokens;
+	d->cached_tokens_expected = pick->cached_tokens_expected;
+	decision_candidates(w, view, d);
+	return decisions_put(w->sched->decisions, w->number, d);
+}
+
+int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
+		   const struct sched_request *req, struct sched_pick *ret)
+{
+	const struct scheduler *s = w->sched;
+	struct sched_view view = {.snapshot = snap,
+				  .request = req,
+				  .candidates = w->candidates,
+				  .block_bytes = s->block_bytes,
+				  .rng = &w->rng,
+				  .session_view = -1};
+	uint64_t prompt_bytes = 0;
+	uint32_t chosen;
+	int err;
+
+	w->hash_count = 0;
+	err = gather(w, snap, req, &view.count);
+	if (err)
+		return err;
+	w->hash_count =
+		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
+	view.total_blocks = w->hash_count;
+	view.tie_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
+	view.prompt_tokens = req->prompt_tokens ? req->prompt_tokens
+						: (uint32_t)(prompt_bytes / BYTES_PER_TOKEN);
+	if (s->sessions && req->session.len)
+		view.session_view = sessions_find(s->sessions, snap, req->session, req->now_ns);
+	match(w, &view);
+	err = run_filters(&s->profile, &view);
+	if (err)
+		return err;
+	run_scorers(w, &s->profile, &view);
+	err = run_picker(w, &s->profile, &view, &chosen);
+	if (err)
+		return err;
+	fill_pick(w, &view, chosen, prompt_bytes, ret);
+	count_pick(ret);
+	if (s->sessions && req->session.len)
+		sessions_bind(s->sessions, ret->endpoint, req->session, req->now_ns);
+	ret->decision = note_decision(w, &view, chosen, ret);
+	return 0;
+}
+
+void scheduler_learn(struct sched_worker *w, const struct sched_pick *pick)
+{
+	const struct sluice_endpoint_load *load = pick->endpoint->load;
+	uint64_t capacity;
+
+	if (!w->sched->index || !w->hash_count)
+		return;
+	capacity = (uint64_t)load_read(load->blocks_total) * load_read(load->block_tokens) *
+		   BYTES_PER_TOKEN / w->sched->block_bytes;
+	if (capacity > UINT32_MAX)
+		capacity = UINT32_MAX;
+	prefix_index_learn(w->sched->index, w->number, pick->endpoint->slot,
+			   pick->endpoint->generation, (uint32_t)capacity, w->hashes,
+			   w->hash_count);
+}
+
+void scheduler_first_token(struct sched_pick *pick)
+{
+	load_sub(pick->endpoint->load->inflight_tokens, pick->inflight_tokens);
+	pick->inflight_tokens = 0;
+}
+
+static void average(uint32_t *field, uint32_t value)
+{
+	uint32_t old = load_read(*field);
+
+	if (!value)
+		return;
+	load_write(*field, old ? old + (uint32_t)(((int64_t)value - old) >> EWMA_SHIFT) : value);
+}
+
+void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
+		    const struct sched_outcome *outcome)
+{
+	struct sluice_endpoint_load *load = pick->endpoint->load;
+	struct decision_outcome noted = {.done = 1,
+					 .failed = outcome->failed,
+					 .usage_known = outcome->usage_known,
+					 .prompt_tokens_reported = outcome->prompt_tokens,
+					 .cached_tokens_reported = outcome->cached_tokens,
+					 .ttft_us = outcome->ttft_us,
+					 .itl_us = outcome->itl_us};
+
+	load_sub(load->inflight_requests, 1);
+	scheduler_first_token(pick);
+	average(&load->ttft_us, outcome->ttft_us);
+	average(&load->itl_us, outcome->itl_us);
+	if (outcome->usage_known) {
+		load_add(load->cached_tokens_total, outcome->cached_tokens);
+		load_add(load->prompt_tokens_total, outcome->prompt_tokens);
+	}
+	if (pick->decision)
+		decisions_finish(w->sched->decisions, w->number, pick->decision, &noted);
+}
