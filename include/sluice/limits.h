@@ -33,6 +33,9 @@
 #define ENDPOINT_NAME_MAX     64   /* bytes with the NUL; longer names are a configuration error */
 #define LABELS_MAX            32   /* per endpoint; more are a configuration error */
 #define MODELS_MAX            1024 /* models and adapters in a snapshot; models_refused_total */
+#define ADAPTERS_MAX          64   /* LoRA adapters known as loaded or waiting per endpoint; the rest
+				     count as not loaded */
+#define ENDPOINTS_FILE_MAX    (1 << 20) /* --endpoints file: larger is refused, the old one stays */
 #define METRICS_PAGE_MAX      (4 << 20) /* page given up; scrape_failed_total{reason="too-large"} */
 #define SCRAPE_STALL_MS       1000      /* page given up; scrape_failed_total{reason="stall"} */
 #define LOAD_STALE_MS         2000      /* load counts as unknown; endpoints_stale */

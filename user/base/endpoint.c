@@ -58,6 +58,20 @@ const char *endpoint_label(const struct endpoint *ep, const char *key)
 	return NULL;
 }
 
+unsigned int endpoint_adapter(const struct endpoint *ep, uint32_t hash)
+{
+	const struct adapters *a = &ep->adapters;
+	uint32_t count = atomic_load_explicit(&a->count, memory_order_relaxed);
+	uint64_t known;
+
+	for (uint32_t i = 0; i < count && i < ADAPTERS_MAX; i++) {
+		known = atomic_load_explicit(&a->known[i], memory_order_relaxed);
+		if (known >> 2 == hash)
+			return (unsigned int)(known & 3);
+	}
+	return 0;
+}
+
 void endpoint_mailbox_take(struct endpoint_mailbox *box, struct endpoint_snapshot **held)
 {
 	struct endpoint_snapshot *next;
