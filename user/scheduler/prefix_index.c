@@ -13,7 +13,7 @@
 #include "scheduler/prefix_table.h"
 
 #define INDEX_BYTES_MIN	   (64 * 1024)
-#define WIDE_EVERY_BYTES   4096 /* one wide record for so many bytes of buckets */
+#define WIDE_EVERY_BYTES   2048 /* one wide record for so many bytes of buckets */
 #define FILL_LIMIT_PERCENT 85
 #define PREFETCH_AHEAD	   8
 

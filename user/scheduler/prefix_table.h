@@ -11,14 +11,15 @@
 #include "scheduler/prefix_hash.h"
 #include "scheduler/prefix_index.h"
 
-#define INLINE_HOLDERS 6      /* of a block, at its home; further ones are wide */
-#define PROBE_MAX      255    /* buckets past home: fits in 8 bits of `where` */
-#define RING_WORDS     16384u /* of learned blocks, per worker: a power of two */
-#define CHUNK_HASHES   64     /* hashes behind one header in the ring */
-#define CHUNK_HEAD     2      /* words: slot and count; generation and capacity */
-#define DRAIN_BLOCKS   512    /* by one writer before it lets go */
-#define SWEEP_PAIRS    64     /* forgotten pairs swept out by one writer */
-#define NONE	       0      /* pair numbers start at 1 */
+#define INLINE_HOLDERS	6      /* of a block, at its home; further ones are wide */
+#define CROWDED_HOLDERS 48     /* at home when no wide record is left; then refused */
+#define PROBE_MAX	255    /* buckets past home: fits in 8 bits of `where` */
+#define RING_WORDS	16384u /* of learned blocks, per worker: a power of two */
+#define CHUNK_HASHES	64     /* hashes behind one header in the ring */
+#define CHUNK_HEAD	2      /* words: slot and count; generation and capacity */
+#define DRAIN_BLOCKS	512    /* by one writer before it lets go */
+#define SWEEP_PAIRS	64     /* forgotten pairs swept out by one writer */
+#define NONE		0      /* pair numbers start at 1 */
 
 #define key_read(p)	   __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define key_write(p, v)	   __atomic_store_n((p), (v), __ATOMIC_RELEASE)

@@ -287,11 +287,12 @@ static uint32_t pair_insert(struct prefix_index *ix, uint64_t hash, uint32_t slo
 		return place_take(ix, hash, hash_tag(hash) << 27 | low, 0);
 	if (!wide)
 		wide = wide_take(ix, hash);
-	if (!wide)
-		return NONE;
-	rec = &ix->wides[wide - 1];
-	if (rec->hash != hash) /* two blocks with one tag: the second has no wide record */
-		return NONE;
+	rec = wide ? &ix->wides[wide - 1] : NULL;
+	if (!rec || rec->hash != hash) { /* none left, or another block's with the same tag */
+		if (f->holders >= CROWDED_HOLDERS)
+			return NONE;
+		return place_take(ix, hash, hash_tag(hash) << 27 | low, 0);
+	}
 	pair = place_take(ix, spread, hash_tag(spread) << 27 | low, wide);
 	if (pair == NONE) {
 		if (rec->count == 0)
