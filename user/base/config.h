@@ -21,6 +21,7 @@ struct config {
 	struct string_list endpoints; /* "ip:port[,name=…][,role=…][,label.K=V]…" */
 	char *endpoints_file, *admin, *access_log, *config_file, *bpffs_dir;
 	unsigned int workers; /* 0: one per CPU */
+	unsigned int log_level; /* enum log_level */
 	bool pin_workers, bpf, cors, allow_gateway_fields, retry_500, llm_d_metrics;
 
 	uint64_t head_bytes_max, head_fields_max, target_bytes_max, body_bytes_max;

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The BPF maps as shared memory: created (or taken over from an earlier process), pinned, mmaped.
+ *
+ *   <bpffs_dir>/abi  endpoints  endpoint_load  kv_affinity  show/endpoints  show/affinity
+ *
+ * Without BPF (--no-bpf, no privileges, no bpffs) the same structures are anonymous memory, said
+ * in one log line; everything else works the same, so callers never look.
+ */
+#ifndef SLUICE_CONTROLPLANE_BPF_SYNC_H
+#define SLUICE_CONTROLPLANE_BPF_SYNC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/config.h"
+#include "base/endpoint.h"
+
+struct bpf_sync;
+
+/* Reads cfg->bpf, bpffs_dir and affinity_bytes_max. Fails for want of memory only. */
+int bpf_sync_new(const struct config *cfg, struct bpf_sync **ret);
+/* Unmaps; the pins stay for the next process. NULL is fine. */
+void bpf_sync_free(struct bpf_sync *sync);
+
+/* The maps' memory. Arrays of ENDPOINTS_MAX; zeroed, whatever the last process left. */
+struct sluice_endpoint *bpf_sync_endpoints(struct bpf_sync *sync);
+struct sluice_endpoint_load *bpf_sync_load(struct bpf_sync *sync);
+/* Page-aligned buckets, ret_bytes a multiple of the bucket's size, at most affinity_bytes_max. */
+void *bpf_sync_affinity(struct bpf_sync *sync, size_t *ret_bytes);
+/* True if the three are kernel maps. */
+bool bpf_sync_in_kernel(const struct bpf_sync *sync);
+
+/* Writes the `endpoints` map to match the snapshot and the breakers' states. One thread. */
+void bpf_sync_publish(struct bpf_sync *sync, const struct endpoint_snapshot *snap);
+
+/* Removes all pins and the directory. 0 if there are none. */
+int bpf_sync_uninstall(const char *bpffs_dir);
+
+#endif
