@@ -384,6 +384,7 @@ static void only_pods_that_can_serve_are_candidates(void **state)
 	assert_int_equal(scheduler_pick(w, &snap, &req, &pick), -EAGAIN);
 	pods[1].draining = false;
 	pods[1].breaker.state = SLUICE_ENDPOINT_OPEN;
+	pods[1].breaker.reopen_at_ns = UINT64_MAX;
 	assert_int_equal(scheduler_pick(w, &snap, &req, &pick), -EAGAIN);
 	model.views[0] = 0;
 	assert_int_equal(scheduler_pick(w, &snap, &req, &pick), -ENOENT);
@@ -403,6 +404,7 @@ static void half_open_circuit_gets_one_trial(void **state)
 	(void)state;
 	snap.view_count = 1;
 	pods[0].breaker.state = SLUICE_ENDPOINT_TRIAL;
+	pods[0].breaker.reopen_at_ns = UINT64_MAX;
 	assert_int_equal(scheduler_pick(w, &snap, &req, &pick), 0);
 	assert_int_equal(pods[0].breaker.trial_taken, 1);
 	assert_int_equal(scheduler_pick(w, &snap, &req, &pick), -EAGAIN);

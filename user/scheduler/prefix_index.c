@@ -15,7 +15,7 @@
 #define INDEX_BYTES_MIN	   (64 * 1024)
 #define WIDE_EVERY_BYTES   2048 /* one wide record for so many bytes of buckets */
 #define FILL_LIMIT_PERCENT 85
-#define PREFETCH_AHEAD	   8
+#define PREFETCH_AHEAD	   16
 
 static void wides_init(struct prefix_index *ix)
 {
@@ -50,6 +50,8 @@ int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefi
 			ix->buckets = NULL;
 		else
 			ix->mapped_bytes = bytes;
+		if (ix->mapped_bytes)
+			madvise(ix->buckets, bytes, MADV_HUGEPAGE); /* fewer TLB misses; a wish */
 	}
 	if (!ix->wides || !ix->rings || !ix->buckets) {
 		prefix_index_free(ix);

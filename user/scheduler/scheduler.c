@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/health.h"
 #include "base/load.h"
 #include "scheduler/decisions.h"
 #include "scheduler/prefix_hash.h"
@@ -172,37 +173,6 @@ static bool excluded(const struct sched_request *req, uint16_t slot)
 	return false;
 }
 
-/* READY takes requests; after an open circuit's pause one request may try. */
-static bool takes_requests(const struct endpoint *ep, uint64_t now_ns)
-{
-	uint32_t state = atomic_load_explicit(&ep->breaker.state, memory_order_relaxed);
-
-	if (atomic_load_explicit(&ep->draining, memory_order_relaxed))
-		return false;
-	if (state == SLUICE_ENDPOINT_TRIAL)
-		return !atomic_load_explicit(&ep->breaker.trial_taken, memory_order_relaxed);
-	if (state == SLUICE_ENDPOINT_OPEN) {
-		uint64_t at = atomic_load_explicit(&ep->breaker.reopen_at_ns, memory_order_relaxed);
-
-		return at && now_ns >= at;
-	}
-	return true;
-}
-
-/* Takes the one trial of a half-open circuit; true too if the circuit is closed. */
-static bool claim(struct endpoint *ep)
-{
-	uint32_t state = atomic_load_explicit(&ep->breaker.state, memory_order_relaxed);
-
-	if (state != SLUICE_ENDPOINT_OPEN && state != SLUICE_ENDPOINT_TRIAL)
-		return true;
-	if (atomic_exchange_explicit(&ep->breaker.trial_taken, 1, memory_order_acq_rel))
-		return false;
-	atomic_compare_exchange_strong(&ep->breaker.state, &(uint32_t){SLUICE_ENDPOINT_OPEN},
-				       SLUICE_ENDPOINT_TRIAL);
-	return true;
-}
-
 static bool role_fits(const struct endpoint *ep, uint8_t wanted)
 {
 	if (wanted == 0)
@@ -251,8 +221,7 @@ static int gather(struct sched_worker *w, const struct endpoint_snapshot *snap,
 		if (req->model && !(req->model->views[i / 64] >> (i % 64) & 1))
 			continue;
 		serving++;
-		if (excluded(req, ep->slot) || !takes_requests(ep, req->now_ns) ||
-		    !role_fits(ep, req->role))
+		if (excluded(req, ep->slot) || !health_may_pick(ep) || !role_fits(ep, req->role))
 			continue;
 		candidate_read(&w->candidates[n++], ep, i, req->now_ns, w->sched->load_stale_ns);
 		w->slots[ep->slot / 64] |= 1ULL << (ep->slot % 64);
@@ -311,14 +280,14 @@ static void run_scorers(struct sched_worker *w, const struct profile *profile,
 	}
 }
 
-/* Picks until the pick could be claimed: another worker may have taken a trial just now. */
+/* Picks until one may be used: another worker may have begun a half-open circuit's one trial. */
 static int run_picker(struct sched_worker *w, const struct profile *profile,
 		      struct sched_view *view, uint32_t *ret_chosen)
 {
 	while (view->count) {
 		uint32_t n = profile->picker.type->pick(view, &profile->picker, w->totals);
 
-		if (claim(view->candidates[n].endpoint)) {
+		if (health_trial_begin(view->candidates[n].endpoint)) {
 			*ret_chosen = n;
 			return 0;
 		}
