@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ *   SIZE --;--> EXT --"--> QUOTED        chunk-size [;name[=value]] CRLF
+ *     \--CR-------+--> SIZE_LF --> DATA --> DATA_CR --> DATA_LF --> SIZE
+ *                             \--> (size 0) TRAILER --CR--> TRAILER_LF --> … --> END_LF --> DONE
+ */
+#include "base/http1.h"
+
+#include <errno.h>
+
+enum {
+	SIZE,
+	EXT,
+	QUOTED,
+	SIZE_LF,
+	DATA,
+	DATA_CR,
+	DATA_LF,
+	LINE,
+	TRAILER,
+	TRAILER_LF,
+	END_LF,
+	DONE
+};
+
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* 15 digits at most: no overflow, and nobody has a chunk of an exabyte. */
+static int size_byte(struct http1_chunks *c, char b)
+{
+	int d = hex_digit(b);
+
+	if (d >= 0) {
+		if (++c->digits > 15)
+			return -EBADMSG;
+		c->left = c->left * 16 + (uint64_t)d;
+		return 0;
+	}
+	if (!c->digits || (b != ';' && b != '\r'))
+		return -EBADMSG;
+	c->state = b == ';' ? EXT : SIZE_LF;
+	return 0;
+}
+
+static int ext_byte(struct http1_chunks *c, char b)
+{
+	if (b == '"')
+		c->state = c->state == EXT ? QUOTED : EXT;
+	else if (b == '\r')
+		c->state = SIZE_LF;
+	else if (((unsigned char)b < 0x20 && b != '\t') || b == 0x7f)
+		return -EBADMSG;
+	return 0;
+}
+
+static int line_byte(struct http1_chunks *c, char b)
+{
+	if (++c->line_bytes > CHUNK_LINE_BYTES_MAX)
+		return -EBADMSG;
+	if (c->state >= LINE && ++c->trailer_bytes > TRAILER_BYTES_MAX) {
+		c->trailers_too_large = true;
+		return -EBADMSG;
+	}
+	switch (c->state) {
+	case SIZE:
+		return size_byte(c, b);
+	case EXT:
+	case QUOTED:
+		return ext_byte(c, b);
+	case SIZE_LF:
+		c->state = c->left ? DATA : LINE;
+		c->line_bytes = c->digits = 0;
+		return b == '\n' ? 0 : -EBADMSG;
+	case DATA_CR:
+		c->state = DATA_LF;
+		return b == '\r' ? 0 : -EBADMSG;
+	case DATA_LF:
+		c->state = SIZE;
+		c->line_bytes = 0;
+		return b == '\n' ? 0 : -EBADMSG;
+	case LINE:
+		c->line_bytes = 0;
+		c->state = b == '\r' ? END_LF : TRAILER;
+		return b > ' ' || b == '\r' ? 0 : -EBADMSG;
+	case TRAILER:
+		if (b == '\r')
+			c->state = TRAILER_LF;
+		return b == '\n' || b == '\0' ? -EBADMSG : 0;
+	case TRAILER_LF:
+		c->state = LINE;
+		return b == '\n' ? 0 : -EBADMSG;
+	default: /* END_LF */
+		c->state = DONE;
+		return b == '\n' ? 0 : -EBADMSG;
+	}
+}
+
+ssize_t http1_chunks_next(struct http1_chunks *c, const char *buf, size_t len,
+			  struct span *ret_data)
+{
+	size_t i = 0;
+
+	*ret_data = (struct span){buf, 0};
+	while (i < len && c->state != DONE) {
+		if (c->state == DATA) {
+			size_t n = len - i < c->left ? len - i : (size_t)c->left;
+
+			*ret_data = span_of(buf + i, n);
+			c->left -= n;
+			if (!c->left)
+				c->state = DATA_CR;
+			return (ssize_t)(i + n);
+		}
+		if (line_byte(c, buf[i++]))
+			return -EBADMSG;
+	}
+	return (ssize_t)i;
+}
+
+bool http1_chunks_done(const struct http1_chunks *c)
+{
+	return c->state == DONE;
+}
+
+bool http1_chunks_at_boundary(const struct http1_chunks *c)
+{
+	return c->state == SIZE && c->digits == 0;
+}
