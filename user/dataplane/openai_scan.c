@@ -388,7 +388,7 @@ static int scan_byte(struct openai_scan *s, char c, uint64_t at)
 		s->state = AFTER;
 		if (openai_value_end(s, at))
 			return -EBADMSG;
-		/* fall through: c is the byte after the number */
+		__attribute__((fallthrough)); /* c is the byte after the number */
 	default:
 		if (c == ' ' || c == '\n' || c == '\r' || c == '\t')
 			return 0;
