@@ -36,6 +36,7 @@ void snapshot_put(struct endpoint_snapshot *snap)
 		endpoint_put(snap->views[i]);
 	free(snap->views);
 	free(snap->models);
+	free(snap->model_table);
 	free(snap);
 }
 
@@ -43,6 +44,17 @@ const struct model *snapshot_find_model(const struct endpoint_snapshot *snap, st
 {
 	uint32_t hash = XXH32(name.ptr, name.len, 0);
 
+	if (snap->model_table) {
+		/* The table is at most half full, so the walk ends. */
+		for (uint32_t i = hash & snap->model_mask; snap->model_table[i] != UINT16_MAX;
+		     i = (i + 1) & snap->model_mask) {
+			const struct model *m = &snap->models[snap->model_table[i]];
+
+			if (m->hash == hash && span_eq(span_of_str(m->name), name))
+				return m;
+		}
+		return NULL;
+	}
 	for (unsigned int i = 0; i < snap->model_count; i++)
 		if (snap->models[i].hash == hash &&
 		    span_eq(span_of_str(snap->models[i].name), name))

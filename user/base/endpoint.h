@@ -76,6 +76,9 @@ struct endpoint_snapshot {
 	uint32_t unlisted_count; /* views whose /v1/models has not been read yet */
 	struct endpoint **views; /* each with a reference of the snapshot's */
 	struct model *models;
+	uint16_t
+		*model_table; /* open addressing by hash, UINT16_MAX empty; NULL: models in a row */
+	uint32_t model_mask;  /* slots of the table - 1, a power of two - 1 */
 };
 
 /* Takes / gives back a reference. The last put frees. Any thread. */

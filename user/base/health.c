@@ -7,6 +7,7 @@
 #include "base/health.h"
 
 #include "base/clock.h"
+#include "base/metrics.h"
 
 #define relaxed memory_order_relaxed
 
@@ -48,8 +49,10 @@ static void breaker_failed(struct breaker *b, bool refused)
 	if (failures < BREAKER_FAILURES_OPEN)
 		return;
 	atomic_store_explicit(&b->reopen_at_ns, clock_mono_ns() + backoff_ns(failures), relaxed);
-	if (atomic_compare_exchange_strong(&b->state, &state, SLUICE_ENDPOINT_OPEN))
+	if (atomic_compare_exchange_strong(&b->state, &state, SLUICE_ENDPOINT_OPEN)) {
 		atomic_store_explicit(&b->trial_taken, 0, memory_order_release);
+		metric_inc(M_BREAKER_OPENED);
+	}
 }
 
 static void breaker_succeeded(struct breaker *b)
