@@ -101,7 +101,7 @@ static void add_wide(const struct prefix_index *ix, uint32_t where, uint64_t has
 static void find_holders(const struct prefix_index *ix, uint64_t hash, uint64_t *bits,
 			 unsigned int words)
 {
-	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash);
+	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash), step = tag_step(tag);
 
 	for (unsigned int i = 0; i < words; i++)
 		bits[i] = 0;
@@ -124,8 +124,7 @@ static void find_holders(const struct prefix_index *ix, uint64_t hash, uint64_t 
 		}
 		if (figure_read(&bucket->passed) == 0)
 			break;
-		if (++b == ix->bucket_count)
-			b = 0;
+		b = walk_on(ix, b, step);
 	}
 }
 

@@ -4,11 +4,10 @@
  *
  *   mem: [bucket][bucket][bucket]…   64 bytes each: 3 pairs (block, endpoint) and their LRU links
  *
- *   block hash --> home bucket --> next --> …   up to INLINE_HOLDERS pairs of the block, found by
- *                                               a tag; each bucket counts the pairs that had to
- *                                               go past it, so a walk knows where to stop
- *   a block that more endpoints hold (a common system prompt) has a marker at home that names a
- *   wide record: one bit per endpoint. Its further pairs live at hash(block, endpoint), spread.
+ *   block hash --> home bucket --> a step on --> …  up to INLINE_HOLDERS pairs of the block, found
+ * by a tag; each bucket counts the pairs that had to go past it, so a walk knows where to stop a
+ * block that more endpoints hold (a common system prompt) has a marker at home that names a wide
+ * record: one bit per endpoint. Its further pairs live at hash(block, endpoint), spread.
  *
  * Readers take no lock: a pair is one 64-bit word (tag, slot, epoch). There is one writer at any
  * moment: workers leave what they learned in their own ring, and whoever gets the try-lock drains

@@ -85,6 +85,21 @@ static inline uint64_t hash_home(const struct prefix_index *ix, uint64_t hash)
 	return (uint64_t)(((unsigned __int128)hash * ix->bucket_count) >> 64);
 }
 
+/*
+ * How far apart the buckets of a walk are. It follows from the tag, so that freeing a pair finds
+ * the way back; walks of unlike steps do not pile up as neighbours would.
+ */
+static inline uint64_t tag_step(uint64_t tag)
+{
+	return (tag & 63) * 2 + 1;
+}
+
+static inline uint64_t walk_on(const struct prefix_index *ix, uint64_t bucket, uint64_t step)
+{
+	bucket += step;
+	return bucket < ix->bucket_count ? bucket : bucket - ix->bucket_count;
+}
+
 /* Never 0, so that no key is 0. */
 static inline uint16_t epoch_bits(uint32_t epoch)
 {

@@ -72,7 +72,7 @@ static void list_splice(struct prefix_index *ix, struct pair_list *to, struct pa
 /* Takes the first free place from home on. NONE: none within PROBE_MAX. */
 static uint32_t place_take(struct prefix_index *ix, uint64_t hash, uint64_t key, uint32_t wide)
 {
-	uint64_t home = hash_home(ix, hash), b = home;
+	uint64_t home = hash_home(ix, hash), b = home, step = tag_step(hash_tag(hash));
 
 	for (uint32_t d = 0; d <= PROBE_MAX && d < ix->bucket_count; d++) {
 		struct sluice_affinity_bucket *bucket = &ix->buckets[b];
@@ -81,19 +81,13 @@ static uint32_t place_take(struct prefix_index *ix, uint64_t hash, uint64_t key,
 			if (figure_read(&bucket->key[i]) != 0)
 				continue;
 			figure_write(&bucket->where[i], wide << 8 | d);
-			for (uint32_t k = 0; k < d; k++) {
-				uint64_t p = home + k;
-
-				if (p >= ix->bucket_count)
-					p -= ix->bucket_count;
+			for (uint64_t k = 0, p = home; k < d; k++, p = walk_on(ix, p, step))
 				bump(ix->buckets[p].passed, 1);
-			}
 			key_write(&bucket->key[i], key);
 			bump(ix->pairs, 1);
 			return (uint32_t)(b * SLUICE_AFFINITY_PAIRS + i + 1);
 		}
-		if (++b == ix->bucket_count)
-			b = 0;
+		b = walk_on(ix, b, step);
 	}
 	return NONE;
 }
@@ -102,11 +96,11 @@ static void place_free(struct prefix_index *ix, uint32_t pair)
 {
 	struct sluice_affinity_bucket *bucket = pair_bucket(ix, pair);
 	uint32_t i = pair_place(pair), d = bucket->where[i] & 0xff;
-	uint64_t b = (pair - 1) / SLUICE_AFFINITY_PAIRS;
+	uint64_t b = (pair - 1) / SLUICE_AFFINITY_PAIRS, step = tag_step(key_tag(bucket->key[i]));
 
 	key_write(&bucket->key[i], 0);
 	for (; d; d--) {
-		b = b ? b - 1 : ix->bucket_count - 1;
+		b = b >= step ? b - step : b + ix->bucket_count - step;
 		bump(ix->buckets[b].passed, -1);
 	}
 	bump(ix->pairs, -1);
@@ -192,7 +186,7 @@ static uint64_t spread_hash(uint64_t hash, uint32_t slot)
 /* Finds (block, slot) from the home of `hash` on; fills holders and wide by the way. */
 static void pair_find(struct prefix_index *ix, uint64_t hash, uint32_t slot, struct found *f)
 {
-	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash);
+	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash), step = tag_step(tag);
 
 	for (uint32_t d = 0; d <= PROBE_MAX; d++) {
 		struct sluice_affinity_bucket *bucket = &ix->buckets[b];
@@ -212,8 +206,7 @@ static void pair_find(struct prefix_index *ix, uint64_t hash, uint32_t slot, str
 		}
 		if (bucket->passed == 0)
 			return;
-		if (++b == ix->bucket_count)
-			b = 0;
+		b = walk_on(ix, b, step);
 	}
 }
 
