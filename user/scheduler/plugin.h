@@ -119,6 +119,7 @@ void score_load_aware(const struct sched_view *, const struct plugin *, float *)
 void score_active(const struct sched_view *, const struct plugin *, float *);
 void score_token_load(const struct sched_view *, const struct plugin *, float *);
 void score_session(const struct sched_view *, const struct plugin *, float *);
+void score_sluice(const struct sched_view *, const struct plugin *, float *);
 void score_lora(const struct sched_view *, const struct plugin *, float *);
 /* The pickers. */
 uint32_t pick_max(struct sched_view *, const struct plugin *, const float *);

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtual clock: arrivals, steps of engines and scrapes in order of time. Each gateway has a
+ * scheduler, an index and load figures of its own, as separate processes would.
+ */
+#include "sluice-fleet/fleet.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/load.h"
+#include "scheduler/prefix_hash.h"
+#include "scheduler/prefix_index.h"
+
+#define ID_BYTES    64 /* stand-in text of one block of the trace */
+#define INDEX_BYTES (64 << 20)
+
+struct gateway {
+	struct scheduler *sched;
+	struct prefix_index *index;
+	struct endpoint_snapshot snap;
+	struct endpoint *endpoints;
+	struct sluice_endpoint_load *loads;
+	uint32_t turn; /* of round robin */
+};
+
+/* What an engine showed at a scrape that is still on its way. */
+struct look {
+	uint32_t waiting, running, kv_ppm;
+};
+
+struct fleet {
+	const struct fleet_options *o;
+	struct trace *trace;
+	struct engine *engines;
+	struct gateway *gateways;
+	struct look *looks;
+	double looked_s, scrape_next_s, deliver_s;
+	uint64_t rng;
+	char text[TRACE_IDS_MAX * ID_BYTES];
+};
+
+static int gateway_init(struct gateway *g, const struct fleet_options *o)
+{
+	bool builtin = !strcmp(o->policy, "round-robin") || !strcmp(o->policy, "random");
+	struct config cfg = {.scheduler_profile = (char *)(builtin ? "llm-d" : o->policy),
+			     .prompt_block_bytes = ID_BYTES};
+	char *error = NULL;
+	int err;
+
+	g->endpoints = calloc(o->endpoints, sizeof(*g->endpoints));
+	g->loads = calloc(o->endpoints, sizeof(*g->loads));
+	g->snap.views = calloc(o->endpoints, sizeof(*g->snap.views));
+	if (!g->endpoints || !g->loads || !g->snap.views)
+		return -ENOMEM;
+	g->snap.view_count = o->endpoints;
+	for (uint32_t i = 0; i < o->endpoints; i++) {
+		struct endpoint *ep = &g->endpoints[i];
+
+		ep->slot = (uint16_t)i;
+		ep->generation = 1;
+		ep->load = &g->loads[i];
+		ep->breaker.state = SLUICE_ENDPOINT_READY;
+		snprintf(ep->address, sizeof(ep->address), "10.0.%u.%u:8000", i / 256, i % 256);
+		ep->load->block_tokens = ID_BYTES / 4; /* so that capacity = blocks */
+		ep->load->blocks_total = o->model.blocks;
+		g->snap.views[i] = ep;
+	}
+	err = prefix_index_new(NULL, INDEX_BYTES, 1, &g->index);
+	if (!err)
+		err = scheduler_new(&cfg, g->index, 1, &g->sched, &error);
+	if (error)
+		fprintf(stderr, "sluice-fleet: %s\n", error);
+	free(error);
+	return err;
+}
+
+static void gateway_fini(struct gateway *g)
+{
+	scheduler_free(g->sched);
+	prefix_index_free(g->index);
+	free(g->endpoints);
+	free(g->loads);
+	free(g->snap.views);
+}
+
+static uint64_t fleet_random(struct fleet *f)
+{
+	f->rng = prefix_mix(f->rng, 0x5eed);
+	return f->rng;
+}
+
+static uint64_t virtual_ns(double now_s)
+{
+	return (uint64_t)((now_s + 10) * 1e9); /* a clock that never reads 0 */
+}
+
+static void make_text(struct fleet *f, const struct fleet_request *r)
+{
+	for (uint32_t i = 0; i < r->id_count; i++)
+		for (uint32_t k = 0; k < ID_BYTES / 8; k++) {
+			uint64_t word = prefix_mix(r->ids[i], k);
+
+			memcpy(f->text + i * ID_BYTES + k * 8, &word, 8);
+		}
+}
+
+static uint32_t choose(struct fleet *f, struct gateway *g, struct fleet_request *r, double now_s)
+{
+	struct sched_piece piece = {.bytes = {f->text, (size_t)r->id_count * ID_BYTES},
+				    .kind = SCHED_PIECE_TEXT,
+				    .continued = true};
+	struct sched_request req = {.now_ns = virtual_ns(now_s),
+				    .model_name = SPAN("m"),
+				    .pieces = &piece,
+				    .piece_count = 1,
+				    .prompt_tokens = r->input};
+
+	if (!strcmp(f->o->policy, "round-robin"))
+		return g->turn++ % f->o->endpoints;
+	if (!strcmp(f->o->policy, "random"))
+		return (uint32_t)(fleet_random(f) % f->o->endpoints);
+	make_text(f, r);
+	if (scheduler_pick(scheduler_worker(g->sched, 0), &g->snap, &req, &r->pick))
+		abort(); /* nothing is ever open or excluded here */
+	scheduler_learn(scheduler_worker(g->sched, 0), &r->pick);
+	r->picked = true;
+	return r->pick.endpoint->slot;
+}
+
+static void on_first(void *arg, struct fleet_request *r, double now_s)
+{
+	(void)arg;
+	(void)now_s;
+	if (r->picked)
+		scheduler_first_token(&r->pick);
+}
+
+static void on_end(void *arg, struct fleet_request *r, double now_s)
+{
+	struct fleet *f = arg;
+	struct sched_outcome outcome = {.now_ns = virtual_ns(now_s),
+					.usage_known = true,
+					.prompt_tokens = r->input,
+					.cached_tokens = r->cached};
+
+	if (r->picked)
+		scheduler_done(scheduler_worker(f->gateways[r->gateway].sched, 0), &r->pick,
+			       &outcome);
+}
+
+/* Looks at the engines; what was seen is known delay_s later. */
+static void scrape(struct fleet *f, double now_s)
+{
+	for (uint32_t i = 0; i < f->o->endpoints; i++) {
+		const struct engine *e = &f->engines[i];
+
+		f->looks[i] = (struct look){e->waiting_count, e->running_count,
+					    (uint32_t)(engine_kv_used(e) * 1e6)};
+	}
+	f->looked_s = now_s;
+	f->deliver_s = now_s + f->o->delay_s;
+	f->scrape_next_s = now_s + f->o->scrape_s;
+}
+
+static void deliver(struct fleet *f)
+{
+	for (uint32_t g = 0; g < f->o->gateways; g++)
+		for (uint32_t i = 0; i < f->o->endpoints; i++) {
+			struct sluice_endpoint_load *l = &f->gateways[g].loads[i];
+
+			l->waiting = f->looks[i].waiting;
+			l->running = f->looks[i].running;
+			l->kv_used_ppm = f->looks[i].kv_ppm;
+			l->scraped_at_ns = virtual_ns(f->looked_s);
+		}
+	f->deliver_s = INFINITY;
+}
+
+static void run_clock(struct fleet *f)
+{
+	uint32_t next = 0, soonest;
+
+	for (;;) {
+		double arrive_s = INFINITY, step_s = INFINITY;
+
+		soonest = 0;
+		for (uint32_t i = 0; i < f->o->endpoints; i++)
+			if (f->engines[i].step_end_s < step_s) {
+				step_s = f->engines[i].step_end_s;
+				soonest = i;
+			}
+		if (next < f->trace->count)
+			arrive_s = f->trace->rows[next].arrival_s / f->o->speed;
+		if (arrive_s == INFINITY && step_s == INFINITY)
+			return;
+		if (f->deliver_s <= step_s && f->deliver_s <= arrive_s) {
+			deliver(f);
+		} else if (f->scrape_next_s <= step_s && f->scrape_next_s <= arrive_s &&
+			   f->deliver_s == INFINITY) {
+			scrape(f, f->scrape_next_s);
+		} else if (step_s <= arrive_s) {
+			engine_step(&f->engines[soonest], on_first, on_end, f);
+		} else {
+			struct fleet_request *r = &f->trace->rows[next++];
+
+			r->sent_s = arrive_s;
+			r->gateway = (uint32_t)(fleet_random(f) % f->o->gateways);
+			r->picked = false;
+			engine_submit(&f->engines[choose(f, &f->gateways[r->gateway], r, arrive_s)],
+				      r, arrive_s);
+		}
+	}
+}
+
+/* ---- the result ---- */
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double percentile(double *v, uint32_t n, double p)
+{
+	if (!n)
+		return 0;
+	qsort(v, n, sizeof(*v), by_value);
+	return v[(uint32_t)(p * (n - 1))];
+}
+
+static void sum_up(struct fleet *f, double *ttft, double *itl, double *e2e,
+		   struct fleet_result *ret)
+{
+	uint32_t from = (uint32_t)(f->o->from * f->trace->count), n = 0, good = 0;
+	uint32_t to = (uint32_t)(f->o->to * f->trace->count);
+	double input = 0, cached = 0, mean = 0, square = 0, span_s;
+
+	for (uint32_t i = from; i < to; i++) {
+		const struct fleet_request *r = &f->trace->rows[i];
+
+		ttft[n] = r->first_s - r->sent_s;
+		itl[n] = r->output > 1 ? (r->end_s - r->first_s) / (r->output - 1) : 0;
+		e2e[n] = r->end_s - r->sent_s;
+		good += ttft[n] <= f->o->slo_ttft_s && itl[n] <= f->o->slo_itl_s;
+		input += r->input;
+		cached += r->cached;
+		n++;
+	}
+	for (uint32_t i = 0; i < f->o->endpoints; i++) {
+		double w = f->engines[i].work_tokens;
+
+		mean += w / f->o->endpoints;
+		square += w * w / f->o->endpoints;
+	}
+	span_s = n ? f->trace->rows[to - 1].sent_s - f->trace->rows[from].sent_s : 1;
+	ret->completed = n;
+	ret->hit_share = input > 0 ? cached / input : 0;
+	ret->prefill_cv = mean > 0 ? sqrt(fmax(0, square - mean * mean)) / mean : 0;
+	ret->offered_rps = n / span_s;
+	ret->goodput_rps = good / span_s;
+	ret->goodput_share = n ? (double)good / n : 0;
+	ret->ttft_p50_ms = percentile(ttft, n, 0.5) * 1e3;
+	ret->ttft_p90_ms = percentile(ttft, n, 0.9) * 1e3;
+	ret->ttft_p99_ms = percentile(ttft, n, 0.99) * 1e3;
+	ret->itl_p50_ms = percentile(itl, n, 0.5) * 1e3;
+	ret->itl_p90_ms = percentile(itl, n, 0.9) * 1e3;
+	ret->e2e_p90_ms = percentile(e2e, n, 0.9) * 1e3;
+}
+
+static int fleet_init(struct fleet *f)
+{
+	const struct fleet_options *o = f->o;
+	int err = 0;
+
+	f->engines = calloc(o->endpoints, sizeof(*f->engines));
+	f->gateways = calloc(o->gateways, sizeof(*f->gateways));
+	f->looks = calloc(o->endpoints, sizeof(*f->looks));
+	if (!f->engines || !f->gateways || !f->looks)
+		return -ENOMEM;
+	for (uint32_t i = 0; !err && i < o->endpoints; i++)
+		err = engine_init(&f->engines[i], &o->model, f->trace->count);
+	for (uint32_t i = 0; !err && i < o->gateways; i++)
+		err = gateway_init(&f->gateways[i], o);
+	f->deliver_s = INFINITY;
+	f->rng = o->seed;
+	return err;
+}
+
+int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_result *ret)
+{
+	struct fleet *f = calloc(1, sizeof(*f));
+	double *values = calloc(t->count * 3 + 1, sizeof(*values));
+	int err = -ENOMEM;
+
+	if (f && values) {
+		f->o = o;
+		f->trace = t;
+		err = fleet_init(f);
+		if (!err) {
+			run_clock(f);
+			sum_up(f, values, values + t->count, values + 2 * t->count, ret);
+		}
+		for (uint32_t i = 0; f->engines && i < o->endpoints; i++)
+			engine_fini(&f->engines[i]);
+		for (uint32_t i = 0; f->gateways && i < o->gateways; i++)
+			gateway_fini(&f->gateways[i]);
+		free(f->engines);
+		free(f->gateways);
+		free(f->looks);
+	}
+	free(values);
+	free(f);
+	return err;
+}
