@@ -27,7 +27,7 @@ void score_sluice(const struct sched_view *view, const struct plugin *p, float *
 			strangers = requests - c->own_requests;
 		if (strangers > c->waiting)
 			strangers = c->waiting;
-		cost[i] = 1 + (double)c->own_tokens + tokens * (1 - hit) +
+		cost[i] = 1 + (double)c->own_tokens + p->params[2] * tokens * (1 - hit) +
 			  request_tokens * requests + strangers * tokens * p->params[1];
 		if (i == 0 || cost[i] < least)
 			least = cost[i];
