@@ -219,6 +219,22 @@ static const struct score_case score_cases[] = {
 	 200,
 	 {{.hit = 10}, {.own_tokens = 300}, {.own_tokens = 900}},
 	 {1, 0.5, 0}},
+	/* costs: 1 + 0 + 2*100 + 0 = 201; 1 + 300 + 2*50 + 0 = 401; 1 + 0 + 200 + 10*20 = 401 */
+	{"least work",
+	 "sluice-scorer:requestTokens=10:uncachedWeight=2",
+	 3,
+	 10,
+	 100,
+	 {{0}, {.own_tokens = 300, .hit = 5}, {.running = 15, .waiting = 5}},
+	 {1, 201.0 / 401, 201.0 / 401}},
+	/* costs: 1 + 10*4 = 41; 1 + 10*2 = 21; unknown: as busy as the busiest */
+	{"stale is as busy as the busiest",
+	 "sluice-scorer:requestTokens=10",
+	 3,
+	 0,
+	 0,
+	 {{.running = 4}, {.waiting = 2}, {.unknown = true}},
+	 {21.0 / 41, 1, 21.0 / 41}},
 	{"tokens by default", "token-load-scorer", 1, 0, 2097152, {{0}}, {0.5}},
 };
 

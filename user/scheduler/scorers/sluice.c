@@ -1,34 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sluice-scorer: the least work before this request's first token, in tokens of prefill:
+ * sluice-scorer: the least work that this choice makes, in tokens of prefill:
  *
- *   cost = tokens this gateway has in prefill there + this prompt's uncached tokens
- *        + requestTokens x requests there (each slows every step)
- *        + strangers x this gateway's mean prompt (what other gateways have waiting there)
+ *   cost = tokens this gateway has in prefill there    what the prompt waits for
+ *        + uncachedWeight x its own uncached tokens    what it makes itself and all others wait for
+ *        + requestTokens x requests there              each one slows every step
  *
- * score = least cost / cost, so that the best is 1 and one of twice the work 0.5.
+ * score = least cost / cost: the best has 1, one of twice the work 0.5. An endpoint whose figures
+ * are stale is taken to be as busy as the busiest known one.
+ * The weights were tuned on the first half of the Mooncake conversation trace (sluice-fleet).
  */
 #include "scheduler/plugin.h"
 
+static uint32_t requests_at(const struct sched_candidate *c, uint32_t busiest)
+{
+	uint32_t seen = c->known ? c->waiting + c->running : busiest;
+
+	return seen > c->own_requests ? seen : c->own_requests;
+}
+
 void score_sluice(const struct sched_view *view, const struct plugin *p, float *scores)
 {
-	double request_tokens = p->params[0], tokens = view->prompt_tokens, least = 0;
-	double cost[ENDPOINTS_MAX];
+	double request_tokens = p->params[0], uncached_weight = p->params[1];
+	double cost[ENDPOINTS_MAX], least = 0, uncached = view->prompt_tokens;
+	uint32_t busiest = 0;
 
+	for (uint32_t i = 0; i < view->count; i++)
+		if (view->candidates[i].known && requests_at(&view->candidates[i], 0) > busiest)
+			busiest = requests_at(&view->candidates[i], 0);
 	for (uint32_t i = 0; i < view->count; i++) {
 		const struct sched_candidate *c = &view->candidates[i];
-		double hit = view->total_blocks ? (double)c->hit_blocks / view->total_blocks : 0;
-		uint32_t seen = c->known ? c->waiting + c->running : 0;
-		uint32_t strangers = 0, requests = c->own_requests;
 
-		if (seen > requests)
-			requests = seen;
-		if (c->known && c->waiting && requests > c->own_requests)
-			strangers = requests - c->own_requests;
-		if (strangers > c->waiting)
-			strangers = c->waiting;
-		cost[i] = 1 + (double)c->own_tokens + p->params[2] * tokens * (1 - hit) +
-			  request_tokens * requests + strangers * tokens * p->params[1];
+		if (view->total_blocks)
+			uncached = view->prompt_tokens *
+				   (1 - (double)c->hit_blocks / view->total_blocks);
+		cost[i] = 1 + (double)c->own_tokens + uncached_weight * uncached +
+			  request_tokens * requests_at(c, busiest);
 		if (i == 0 || cost[i] < least)
 			least = cost[i];
 	}
