@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A client's connection.
+ *
+ *   IDLE --bytes--> HEAD --whole--> BODY --whole--> BUSY --answer sent--> IDLE (or LINGER)
+ *   LINGER: our side is shut, late bytes are read and dropped so that the answer is not reset
+ *   CLOSING: waits for the kernel to give its operations back, then the slot is free
+ */
+#ifndef SLUICE_DATAPLANE_CLIENT_H
+#define SLUICE_DATAPLANE_CLIENT_H
+
+#include "dataplane/worker.h"
+
+enum client_state {
+	CLIENT_IDLE,
+	CLIENT_HEAD,
+	CLIENT_BODY,
+	CLIENT_BUSY,
+	CLIENT_LINGER,
+	CLIENT_CLOSING,
+};
+
+#define CLIENT_SEND_BLOCKS 8
+
+struct client {
+	struct op recv_op, send_op, poll_op;
+	struct timer timer;
+	struct worker *worker;
+	struct request *req; /* NULL while IDLE */
+	struct block *in;    /* received, not yet part of a request (IDLE, HEAD) */
+	struct block *out, *out_last;
+	struct msghdr out_msg;
+	struct iovec out_iov[CLIENT_SEND_BLOCKS];
+	uint32_t out_bytes;
+	uint32_t seen; /* bytes of `in` that the head parser has looked at */
+	int fd;
+	uint8_t state;
+	bool gone;     /* the peer hung up */
+	bool close;    /* no further request on this connection */
+	bool answered; /* everything of the answer is queued */
+	bool waiting;  /* for the bytes budget */
+	bool send_failed;
+	char peer[48]; /* address for x-forwarded-for; "" for unix sockets */
+	struct client *next_free;
+};
+
+/* Takes over an accepted socket. */
+void client_open(struct worker *w, int fd);
+/* Queues a block for sending; it is the client's then. */
+void client_send(struct client *c, struct block *block);
+/* The answer's last byte is queued. keep: the connection may serve another request. */
+void client_answer_end(struct client *c, bool keep);
+/* Cuts the connection at once; a running request is dropped. */
+void client_abort(struct client *c);
+/* Reads on for the body (client_body.c starts it; the budget may hold it back). */
+void client_read_body(struct client *c);
+/* In CLIENT_BODY: res more bytes are in the last block. */
+void client_body_bytes(struct client *c, int res);
+/* The head in c->in is whole: makes the request and goes on to its body. */
+void client_request_begin(struct client *c, ssize_t head_bytes);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One request, from its head to its account. The stages in order:
+ *   client (head) -> client_body (scan as it arrives) -> request_route -> pick -> forward -> relay
+ *   -> account. Only request.c knows this order.
+ */
+#ifndef SLUICE_DATAPLANE_REQUEST_H
+#define SLUICE_DATAPLANE_REQUEST_H
+
+#include "base/http1.h"
+#include "base/sse.h"
+#include "dataplane/client.h"
+#include "dataplane/openai.h"
+#include "dataplane/routes.h"
+
+#define SEGMENTS_MAX (EDITS_MAX + 2)
+
+/* A stretch of the body that is forwarded; what lies between is cut out. */
+struct segment {
+	uint64_t start, end;
+};
+
+struct request {
+	struct client *client;
+	struct worker *worker;
+	struct upstream *up; /* the running attempt */
+	const struct route *route;
+	struct http1_head head; /* spans point into the first block */
+	char id[REQUEST_ID_BYTES_MAX + 1];
+
+	struct block *body, *body_last; /* the first one begins with the head */
+	uint64_t body_bytes;
+	struct http1_chunks chunks;
+	uint32_t rest_at, rest_bytes; /* of a pipelined next request, in the last block */
+	struct segment segments[SEGMENTS_MAX];
+	uint32_t segment_count;
+	uint64_t forward_bytes;
+
+	struct openai_scan scan;
+	struct openai_request says;
+
+	struct sched_pick pick;
+	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
+	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
+
+	struct sse sse;
+	bool is_sse;
+	int status; /* sent to the client */
+	const char *error;
+	uint64_t begin_ns, body_ns, sent_ns, first_ns, last_ns, bytes_out, progress_ns, events;
+
+	struct request *next_free;
+	struct prompt_span spans[PROMPT_SPANS_MAX]; /* last: its pages are touched on demand */
+};
+
+/* The request is whole: route it, answer it here or forward it. */
+void request_run(struct request *req);
+/* The running attempt failed before anything was passed on: another endpoint, or this answer. */
+struct failure {
+	int status;	    /* for the client, if nobody else can help */
+	const char *cause;  /* for the log: "connect refused", … */
+	int health;	    /* enum health_outcome */
+	bool retry;	    /* another endpoint may do better */
+	bool same_endpoint; /* a stale kept connection: again, at no cost */
+};
+void request_attempt_failed(struct request *req, struct failure why);
+/* The answer is whole and queued, or cut: books it. */
+void request_done(struct request *req);
+/* The client left or the connection is cut: everything is given back within this loop turn. */
+void request_drop(struct request *req);
+
+/* respond.c: answers made here. type: "invalid_request_error" and so on. */
+void respond_error(struct request *req, int status, const char *type, const char *message);
+void respond_refusal(struct client *c, struct request *req, enum http1_refusal why);
+void respond_json(struct request *req, int status, struct span body);
+void respond_models(struct request *req);
+void respond_options(struct request *req);
+
+/* heads.c: heads written by us. Bytes written, or -ENOSPC. */
+ssize_t head_write_request(const struct request *req, const struct endpoint *ep, char *to,
+			   size_t size);
+ssize_t head_write_response(const struct request *req, const struct http1_head *answer,
+			    const struct endpoint *ep, bool chunked, bool keep, char *to,
+			    size_t size);
+const char *head_reason(int status);
+
+/* segments.c: the body that is forwarded. */
+void segments_build(struct request *req);
+/* iov entries from position `from` of the forwarded body; returns how many. */
+unsigned int segments_fill(const struct request *req, uint64_t from, struct iovec *iov,
+			   unsigned int max);
+/* Scheduler pieces of the prompt; returns how many. */
+uint32_t segments_pieces(const struct request *req, struct sched_piece *pieces, uint32_t max);
+
+/* account.c */
+void account_request(struct request *req);
+
+/* forward.c: sends the request to req->pick.endpoint. */
+void forward_start(struct request *req);
+/* Closes (or keeps) the attempt's connection. */
+void forward_end(struct request *req, bool keep);
+
+#endif

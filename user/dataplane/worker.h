@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker: one thread, one ring, its own connections, requests and kept endpoint connections.
+ * Workers share nothing but the endpoint maps, the prefix index and the bytes budget.
+ */
+#ifndef SLUICE_DATAPLANE_WORKER_H
+#define SLUICE_DATAPLANE_WORKER_H
+
+#include <pthread.h>
+
+#include "base/access_log.h"
+#include "base/config.h"
+#include "base/endpoint.h"
+#include "dataplane/blocks.h"
+#include "dataplane/ring.h"
+#include "dataplane/timers.h"
+#include "scheduler/scheduler.h"
+
+struct client;
+struct request;
+struct upstream;
+
+struct listener {
+	struct op op;
+	struct worker *worker;
+	int fd;
+	bool armed;
+};
+
+#define LISTENERS_MAX 16
+
+struct worker {
+	unsigned int index;
+	const struct config *cfg;
+	struct budget *budget;
+	struct access_log *log;
+	struct sched_worker *sched;
+	struct endpoint_mailbox mailbox;
+	struct endpoint_snapshot *snapshot; /* NULL until the store posts one */
+	struct ring ring;
+	struct blocks blocks;
+	struct timers timers;
+	struct listener listeners[LISTENERS_MAX];
+	unsigned int listener_count;
+
+	/* Fixed pools: free lists over reserved memory. */
+	struct client *clients, *clients_free;
+	struct request *requests, *requests_free;
+	struct upstream *upstreams, *upstreams_free;
+	uint32_t clients_fresh, requests_fresh, upstreams_fresh, clients_used;
+
+	struct upstream *kept[ENDPOINTS_MAX]; /* idle connections by slot, the youngest first */
+	uint16_t kept_count[ENDPOINTS_MAX];
+
+	uint32_t live, retrying;	   /* requests; those on a second endpoint: retry budget */
+	uint64_t random[2];		   /* request ids */
+	struct sched_piece *pieces;	   /* scratch of one pick */
+	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */
+	pthread_t thread;
+	bool started;
+};
+
+/* Listens on every address of cfg->listen and starts the thread. -errno with the address logged. */
+int worker_start(struct worker *w);
+/* Stops accepting; running requests go on, kept connections close after their answer. */
+void worker_drain(struct worker *w);
+/* Ends the thread; what still runs is cut. */
+void worker_stop(struct worker *w);
+
+/* From the pools; NULL when none is left. */
+struct client *worker_client_new(struct worker *w);
+void worker_client_free(struct client *c);
+struct request *worker_request_new(struct worker *w);
+void worker_request_free(struct request *req);
+struct upstream *worker_upstream_new(struct worker *w);
+void worker_upstream_free(struct upstream *up);
+
+/* listener.c */
+int listeners_open(struct worker *w);
+void listeners_arm(struct worker *w);
+void listeners_close(struct worker *w);
+
+#endif
