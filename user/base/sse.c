@@ -86,7 +86,13 @@ static void event_seen(struct sse *s, struct span event)
 
 static void keep_add(struct sse *s, const char *p, size_t n)
 {
-	if (n > SSE_KEEP / 2) { /* a long event: its start says what it is, its end the usage */
+	if (!s->kept && n > SSE_KEEP / 2) { /* its start says what a long event is, … */
+		memcpy(s->keep, p, SSE_KEEP / 2);
+		s->kept = SSE_KEEP / 2;
+		p += SSE_KEEP / 2;
+		n -= SSE_KEEP / 2;
+	}
+	if (n > SSE_KEEP / 2) { /* … its end has the usage */
 		p += n - SSE_KEEP / 2;
 		n = SSE_KEEP / 2;
 	}
