@@ -39,10 +39,23 @@ static void client_close(struct client *c)
 	client_release_if_quiet(c);
 }
 
+/* A receive may still write into the body: its blocks stay until the slot is free. */
+void client_park_body(struct client *c)
+{
+	struct request *req = c->req;
+
+	if (!req || !req->body || !c->recv_op.pending || c->state != CLIENT_BODY)
+		return;
+	req->body_last->next = c->in;
+	c->in = req->body;
+	req->body = req->body_last = NULL;
+}
+
 void client_abort(struct client *c)
 {
 	struct request *req = c->req;
 
+	client_park_body(c);
 	c->req = NULL;
 	if (req)
 		request_drop(req);
@@ -53,8 +66,10 @@ void client_abort(struct client *c)
 static void client_linger(struct client *c)
 {
 	c->state = CLIENT_LINGER;
-	block_free_chain(&c->worker->blocks, c->in);
-	c->in = NULL;
+	if (!c->recv_op.pending) { /* else it may still write there */
+		block_free_chain(&c->worker->blocks, c->in);
+		c->in = NULL;
+	}
 	shutdown(c->fd, SHUT_WR);
 	timer_set(&c->worker->timers, &c->timer, LINGER_MS);
 	if (c->gone)
@@ -113,12 +128,15 @@ static void client_head_bytes(struct client *c)
 
 static void client_recv_idle(struct client *c, int res, unsigned int flags)
 {
-	if (!c->in) {
-		c->in = ring_offer_take(&c->worker->ring, flags, res);
-	} else if (res > 0) {
-		c->in->end += (uint32_t)res;
+	if (res == -ENOBUFS || res == -EINTR) { /* a burst: offers are back by now */
+		client_read_head(c);
+		return;
 	}
-	if (res <= 0 && res != -ENOBUFS) {
+	if (!c->in)
+		c->in = ring_offer_take(&c->worker->ring, flags, res);
+	else if (res > 0)
+		c->in->end += (uint32_t)res;
+	if (res <= 0) {
 		client_close(c);
 		return;
 	}
@@ -145,7 +163,7 @@ static void client_recv_done(struct op *op, int res, unsigned int flags)
 	case CLIENT_LINGER:
 		late = ring_offer_take(&c->worker->ring, flags, res);
 		block_free(&c->worker->blocks, late);
-		if (res <= 0)
+		if (res <= 0 && res != -ENOBUFS)
 			client_close(c);
 		else
 			ring_recv_offer(&c->worker->ring, &c->recv_op, c->fd);

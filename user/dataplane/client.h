@@ -52,6 +52,8 @@ void client_send(struct client *c, struct block *block);
 void client_answer_end(struct client *c, bool keep);
 /* Cuts the connection at once; a running request is dropped. */
 void client_abort(struct client *c);
+/* In CLIENT_BODY: keeps the body's blocks while a receive is pending; its spans stay valid. */
+void client_park_body(struct client *c);
 /* Reads on for the body (client_body.c starts it; the budget may hold it back). */
 void client_read_body(struct client *c);
 /* In CLIENT_BODY: res more bytes are in the last block. */

@@ -176,10 +176,12 @@ static void body_time(struct client *c)
 		}
 		return;
 	}
-	if (ms > cfg->body_grace_ms && req->body_bytes * 1000 < cfg->body_rate_min * ms)
+	if (ms > cfg->body_grace_ms && req->body_bytes * 1000 < cfg->body_rate_min * ms) {
+		client_park_body(c);
 		respond_refusal(c, req, HTTP1_BODY_SLOW);
-	else
+	} else {
 		timer_set(&c->worker->timers, &c->timer, PROGRESS_MS);
+	}
 }
 
 void client_body_bytes(struct client *c, int res)
