@@ -101,7 +101,8 @@ static unsigned int specs_fill(const struct origin_list *list, struct endpoint_s
 
 			snprintf(names[n], sizeof(names[n]), "%s", o->name);
 			if (*o->name && o->addr_count > 1)
-				snprintf(names[n], sizeof(names[n]), "%.58s-%u", o->name, k);
+				snprintf(names[n], sizeof(names[n]), "%.58s-%u", o->name,
+					 k % ORIGIN_ADDRESSES_MAX);
 			specs[n] = (struct endpoint_spec){
 				.addr = o->addrs[k],
 				.addr_len = v6 ? sizeof(struct sockaddr_in6)

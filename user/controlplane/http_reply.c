@@ -1,247 +1,103 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Reader of one answer: head, then a body by length, by chunks or until the end of the connection.
- * Strict where two readings are possible (lengths, chunk sizes), indifferent to the rest.
- */
+/* Reader of one answer: gathers the head, then hands the body on by its framing (base/http1). */
 #include "controlplane/http_reply.h"
 
 #include <errno.h>
 #include <string.h>
-
-#include "base/span.h"
-
-enum {
-	HEAD,
-	BODY,
-	CHUNK_SIZE,
-	CHUNK_DATA,
-	CHUNK_END,
-	TRAILER,
-	DONE
-};
 
 void http_reply_reset(struct http_reply *r)
 {
 	memset(r, 0, offsetof(struct http_reply, head));
 }
 
-static struct span trim(struct span s)
+/* The head is whole: how the body comes. A 1xx head is forgotten, the answer is still to come. */
+static int head_take(struct http_reply *r, const struct http1_head *head)
 {
-	while (s.len && (*s.ptr == ' ' || *s.ptr == '\t'))
-		s.ptr++, s.len--;
-	while (s.len &&
-	       (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t' || s.ptr[s.len - 1] == '\r'))
-		s.len--;
-	return s;
-}
-
-/* Digits only, at most 15 of them: no length that we accept is longer. */
-static int length_parse(struct span s, uint64_t *ret_length)
-{
-	uint64_t n = 0;
-
-	if (!s.len || s.len > 15)
+	if (head->status == 101)
 		return -EBADMSG;
-	for (size_t i = 0; i < s.len; i++) {
-		if (s.ptr[i] < '0' || s.ptr[i] > '9')
-			return -EBADMSG;
-		n = n * 10 + (uint64_t)(s.ptr[i] - '0');
-	}
-	*ret_length = n;
-	return 0;
-}
-
-static int field_take(struct http_reply *r, struct span name, struct span value, bool *has_length)
-{
-	uint64_t length;
-
-	if (span_eq_nocase(name, SPAN("content-length"))) {
-		if (length_parse(value, &length) || (*has_length && length != r->left))
-			return -EBADMSG;
-		*has_length = true;
-		r->left = length;
-	} else if (span_eq_nocase(name, SPAN("transfer-encoding"))) {
-		if (!span_eq_nocase(value, SPAN("chunked")) || r->chunked)
-			return -EBADMSG;
-		r->chunked = true;
-	} else if (span_eq_nocase(name, SPAN("connection"))) {
-		if (span_eq_nocase(value, SPAN("close")))
-			r->keep_alive = false;
-		else if (span_eq_nocase(value, SPAN("keep-alive")))
-			r->keep_alive = true;
-	}
-	return 0;
-}
-
-static int status_line(struct http_reply *r, struct span line)
-{
-	const char *p = line.ptr;
-
-	if (line.len < 12 || memcmp(p, "HTTP/1.", 7) || (p[7] != '0' && p[7] != '1') || p[8] != ' ')
-		return -EBADMSG;
-	for (int i = 9; i < 12; i++)
-		if (p[i] < '0' || p[i] > '9')
-			return -EBADMSG;
-	r->keep_alive = p[7] == '1';
-	r->status = (uint16_t)((p[9] - '0') * 100 + (p[10] - '0') * 10 + (p[11] - '0'));
-	return r->status < 100 ? -EBADMSG : 0;
-}
-
-/* The whole head is in r->head. Decides how the body is framed. */
-static int head_parse(struct http_reply *r)
-{
-	const char *p = r->head, *end = p + r->head_len, *newline, *colon;
-	bool has_length = false, first = true;
-	int err;
-
-	for (; p < end; p = newline + 1) {
-		struct span line;
-
-		newline = memchr(p, '\n', (size_t)(end - p));
-		line = trim(span_of(p, (size_t)(newline - p)));
-		if (first) {
-			err = status_line(r, line);
-			first = false;
-		} else if (!line.len) {
-			break;
-		} else {
-			colon = memchr(line.ptr, ':', line.len);
-			if (!colon)
-				return -EBADMSG;
-			err = field_take(
-				r, span_of(line.ptr, (size_t)(colon - line.ptr)),
-				trim(span_of(colon + 1, line.len - (size_t)(colon + 1 - line.ptr))),
-				&has_length);
-		}
-		if (err)
-			return err;
-	}
-	if (r->status < 200) { /* 100 Continue and its like: the answer is still to come */
-		if (r->status == 101)
-			return -EBADMSG;
-		http_reply_reset(r);
+	r->head_len = 0;
+	if (head->status < 200)
 		return 0;
-	}
-	if (r->chunked && has_length)
-		return -EBADMSG;
-	r->until_close = !r->chunked && !has_length && r->status != 204 && r->status != 304;
-	if (r->until_close)
-		r->keep_alive = false;
-	r->state = r->chunked ? CHUNK_SIZE : BODY;
-	r->head_len = 0;
-	if (r->state == BODY && !r->until_close && r->left == 0)
-		r->state = DONE;
+	r->status = (uint16_t)head->status;
+	r->framing = (uint8_t)head->framing;
+	r->keep_alive = head->keep_alive && head->framing != HTTP1_UNTIL_CLOSE;
+	r->left = head->content_length;
+	r->in_body = true;
+	r->done = r->framing == HTTP1_NO_BODY || (r->framing == HTTP1_LENGTH_BODY && !r->left);
 	return 0;
 }
 
-/* Takes bytes up to and with the newline into r->head. *ret_line: a line is whole there. */
-static int line_gather(struct http_reply *r, const char **at, const char *end, bool *ret_line)
+/* Adds bytes to the head. *ret_used: how many of them belonged to it. */
+static int head_feed(struct http_reply *r, const char *bytes, size_t len, size_t *ret_used)
 {
-	const char *newline = memchr(*at, '\n', (size_t)(end - *at));
-	size_t n = newline ? (size_t)(newline + 1 - *at) : (size_t)(end - *at);
+	uint32_t before = r->head_len;
+	size_t room = sizeof(r->head) - before, n = len < room ? len : room;
+	struct http1_head head;
+	ssize_t whole;
 
-	if (n > sizeof(r->head) - r->head_len)
-		return -EBADMSG;
-	memcpy(r->head + r->head_len, *at, n);
+	memcpy(r->head + before, bytes, n);
 	r->head_len += (uint32_t)n;
-	*at += n;
-	*ret_line = newline != NULL;
-	return 0;
-}
-
-static bool head_is_whole(const struct http_reply *r)
-{
-	const char *h = r->head;
-	uint32_t n = r->head_len;
-
-	return (n >= 2 && h[n - 2] == '\n') || (n >= 3 && h[n - 2] == '\r' && h[n - 3] == '\n');
-}
-
-static int chunk_size(struct http_reply *r)
-{
-	struct span line = trim(span_of(r->head, r->head_len - 1));
-	const char *semicolon = memchr(line.ptr, ';', line.len);
-	uint64_t size = 0;
-
-	if (semicolon)
-		line = trim(span_of(line.ptr, (size_t)(semicolon - line.ptr)));
-	if (!line.len || line.len > 8)
+	*ret_used = n;
+	whole = http1_response_parse(&head, r->head, r->head_len, before, false);
+	if (whole == -EAGAIN)
+		return r->head_len == sizeof(r->head) ? -EBADMSG : 0;
+	if (whole < 0)
 		return -EBADMSG;
-	for (size_t i = 0; i < line.len; i++) {
-		char c = line.ptr[i], lower = (char)(c | 0x20);
-
-		if (c >= '0' && c <= '9')
-			size = size * 16 + (uint64_t)(c - '0');
-		else if (lower >= 'a' && lower <= 'f')
-			size = size * 16 + (uint64_t)(lower - 'a' + 10);
-		else
-			return -EBADMSG;
-	}
-	r->left = size;
-	r->head_len = 0;
-	r->state = size ? CHUNK_DATA : TRAILER;
-	return 0;
+	*ret_used = (size_t)whole - before;
+	return head_take(r, &head);
 }
 
-/* A line is whole in r->head: what it means in this state. */
-static int line_take(struct http_reply *r)
+static ssize_t body_feed(struct http_reply *r, const char *bytes, size_t len, reply_body_fn body,
+			 void *arg)
 {
-	switch (r->state) {
-	case HEAD:
-		return head_is_whole(r) ? head_parse(r) : 0;
-	case CHUNK_SIZE:
-		return chunk_size(r);
-	case CHUNK_END:
-		if (trim(span_of(r->head, r->head_len - 1)).len)
-			return -EBADMSG;
-		r->state = CHUNK_SIZE;
-		break;
-	default: /* TRAILER */
-		if (!trim(span_of(r->head, r->head_len - 1)).len)
-			r->state = DONE;
-		break;
+	struct span data = span_of(bytes, len);
+	ssize_t used = (ssize_t)len;
+
+	if (r->framing == HTTP1_CHUNKED) {
+		used = http1_chunks_next(&r->chunks, bytes, len, &data);
+		if (used < 0)
+			return used;
+		r->done = http1_chunks_done(&r->chunks);
+	} else if (r->framing == HTTP1_LENGTH_BODY) {
+		if (len > r->left)
+			data.len = (size_t)r->left;
+		used = (ssize_t)data.len;
+		r->left -= data.len;
+		r->done = r->left == 0;
 	}
-	r->head_len = 0;
-	return 0;
+	r->body_bytes += data.len;
+	if (data.len)
+		body(arg, data.ptr, data.len);
+	return used;
 }
 
 int http_reply_feed(struct http_reply *r, const char *bytes, size_t len, reply_body_fn body,
 		    void *arg, bool *ret_done)
 {
-	const char *at = bytes, *end = bytes + len;
-	bool line;
-	size_t n;
+	size_t at = 0, n;
+	ssize_t used;
 	int err;
 
-	while (at < end) {
-		if (r->state == DONE)
+	while (at < len) {
+		if (r->done)
 			return -EBADMSG;
-		if (r->state == BODY || r->state == CHUNK_DATA) {
-			n = (size_t)(end - at);
-			if (!r->until_close && n > r->left)
-				n = (size_t)r->left;
-			body(arg, at, n);
+		if (!r->in_body) {
+			err = head_feed(r, bytes + at, len - at, &n);
+			if (err)
+				return err;
 			at += n;
-			r->body_bytes += n;
-			if (r->until_close)
-				continue;
-			r->left -= n;
-			if (r->left == 0)
-				r->state = r->state == BODY ? DONE : CHUNK_END;
 			continue;
 		}
-		line = false;
-		err = line_gather(r, &at, end, &line);
-		if (!err && line)
-			err = line_take(r);
-		if (err)
-			return err;
+		used = body_feed(r, bytes + at, len - at, body, arg);
+		if (used < 0)
+			return -EBADMSG;
+		at += (size_t)used;
 	}
-	*ret_done = r->state == DONE;
+	*ret_done = r->done;
 	return 0;
 }
 
 bool http_reply_eof(const struct http_reply *r)
 {
-	return r->state == BODY && r->until_close;
+	return r->in_body && r->framing == HTTP1_UNTIL_CLOSE;
 }

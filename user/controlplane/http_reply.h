@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One HTTP/1.1 answer to a GET of our own, read as it comes: status, framing, body handed on in
- * pieces. For pages of engines we poll; what clients get back goes through the data plane's parser.
+ * pieces. For the pages of engines that we poll.
  * Invariant: keeps at most REPLY_HEAD_MAX bytes of head, nothing of the body. No allocation.
  */
 #ifndef SLUICE_CONTROLPLANE_HTTP_REPLY_H
@@ -11,17 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/http1.h"
+
 #define REPLY_HEAD_MAX 8192
 
 typedef void (*reply_body_fn)(void *arg, const char *bytes, size_t len);
 
 struct http_reply {
-	uint8_t state; /* http_reply.c's */
-	bool chunked, keep_alive, until_close;
+	bool in_body, done, keep_alive;
+	uint8_t framing;   /* enum http1_framing */
 	uint16_t status;   /* 0 until the head is whole */
-	uint32_t head_len; /* bytes of head or chunk line kept */
-	uint64_t left;	   /* bytes of body or chunk still to come */
+	uint32_t head_len; /* bytes of head kept */
+	uint64_t left;	   /* bytes of the body still to come, when its length is known */
 	uint64_t body_bytes;
+	struct http1_chunks chunks;
 	char head[REPLY_HEAD_MAX];
 };
 
