@@ -16,7 +16,8 @@
 #include "base/span.h"
 #include "sluice/limits.h"
 
-/* Texts are cut to their field, always NUL-terminated; use access_text(). Times are 0 if unknown. */
+/* Texts are cut to their field, always NUL-terminated; use access_text(). Times are 0 if unknown.
+ */
 struct access_record {
 	uint64_t wall_ns; /* when the request's first byte came */
 	char request_id[REQUEST_ID_BYTES_MAX + 1];

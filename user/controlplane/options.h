@@ -49,8 +49,8 @@ int config_load_text(struct config *cfg, const char *name, struct span text,
  * restart can change are set back to those of `running`, with a warning for each. On an error
  * ret_cfg is empty and the running configuration stays.
  */
-int config_reload(const struct config *running, int argc, char *const *argv,
-		  struct config *ret_cfg, struct config_error *ret_error);
+int config_reload(const struct config *running, int argc, char *const *argv, struct config *ret_cfg,
+		  struct config_error *ret_error);
 
 void config_write_help(FILE *f);
 /* As a YAML file that config_load_file() reads back to the same settings. */
