@@ -71,8 +71,9 @@ struct sluice_affinity_bucket {
 	__u64 key[SLUICE_AFFINITY_PAIRS];
 	__u32 newer[SLUICE_AFFINITY_PAIRS]; /* LRU of the endpoint: pair number + 1, 0 none */
 	__u32 older[SLUICE_AFFINITY_PAIRS];
-	__u32 where[SLUICE_AFFINITY_PAIRS]; /* (wide record + 1) << 8 | buckets past its home */
-	__u32 passed;			    /* pairs that had to go past this bucket */
+	__u32 where[SLUICE_AFFINITY_PAIRS]; /* (wide record + 1) << 8 | buckets past its first home
+					     */
+	__u32 passed; /* 8 counters of 4 bits: pairs that had to go past this bucket */
 };
 
 #ifndef __bpf__

@@ -154,6 +154,34 @@ static void bench_match(const struct prefix_index *ix)
 	       0);
 }
 
+/* Prompts of 128 blocks that are in a table at its fill limit. */
+static void bench_match_full(const struct prefix_index *ix, uint32_t newest)
+{
+	static uint32_t generations[ENDPOINTS_MAX];
+	static uint16_t hits[ENDPOINTS_MAX];
+	uint64_t hashes[128], slots[PREFIX_SLOT_WORDS] = {0}, found = 0;
+
+	for (uint32_t i = 0; i < ENDPOINTS; i++) {
+		slots[i / 64] |= 1ULL << (i % 64);
+		generations[i] = 1;
+	}
+	for (uint32_t n = 0; n < PICKS; n++) {
+		uint32_t prompt = newest - (uint32_t)(prefix_mix(n, 9) % 10000);
+		uint64_t start;
+
+		for (uint32_t i = 0; i < 128; i++)
+			hashes[i] = prefix_mix(i < 8 ? 0 : prompt + 1, i);
+		start = clock_mono_ns();
+		prefix_index_match(ix, hashes, 128, slots, generations, hits);
+		times_ns[n] = clock_mono_ns() - start;
+		found += hits[prompt % ENDPOINTS];
+	}
+	qsort(times_ns, PICKS, sizeof(times_ns[0]), by_value);
+	printf("%-44s %.1f of 128 blocks found\n", "match, full table", (double)found / PICKS);
+	report("match, full table, 128 blocks, 100 endpoints", percentile_us(0.5),
+	       percentile_us(0.99), 0);
+}
+
 static void bench_index_ops(void)
 {
 	struct prefix_index *ix;
@@ -174,6 +202,7 @@ static void bench_index_ops(void)
 		}
 		seconds = (double)(clock_mono_ns() - start) / 1e9;
 	}
+	bench_match_full(ix, 39999);
 	prefix_index_read_stats(ix, &stats);
 	printf("%-44s %.1f M blocks/s (with LRU and eviction)\n", "index writer, one core",
 	       (double)ops / seconds / 1e6);

@@ -255,7 +255,9 @@ static void forgotten_endpoint_matches_nothing_from_that_moment_on(void **state)
 	settle(ix);
 	for (uint16_t s = 0; s < 12; s++) {
 		assert_int_equal(match_one(ix, hashes, 500, s, 1), 500);
-		prefix_index_forget(ix, s);
+		prefix_index_endpoint_lost(ix, s, 0); /* another one's end is not its own */
+		assert_int_equal(match_one(ix, hashes, 500, s, 1), 500);
+		prefix_index_endpoint_lost(ix, s, 1);
 		assert_int_equal(match_one(ix, hashes, 500, s, 1), 0);
 	}
 	/* What it learns afterwards counts, whether or not the old blocks are swept yet. */

@@ -10,12 +10,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/metrics.h"
 #include "scheduler/prefix_table.h"
 
 #define INDEX_BYTES_MIN	   (64 * 1024)
 #define WIDE_EVERY_BYTES   2048 /* one wide record for so many bytes of buckets */
 #define FILL_LIMIT_PERCENT 85
 #define PREFETCH_AHEAD	   16
+#define PREFETCH_SECOND	   6
 
 static void wides_init(struct prefix_index *ix)
 {
@@ -101,12 +103,13 @@ static void add_wide(const struct prefix_index *ix, uint32_t where, uint64_t has
 static void find_holders(const struct prefix_index *ix, uint64_t hash, uint64_t *bits,
 			 unsigned int words)
 {
-	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash), step = tag_step(tag);
+	uint64_t tag = hash_tag(hash);
+	struct walk w = walk_begin(ix, hash);
 
 	for (unsigned int i = 0; i < words; i++)
 		bits[i] = 0;
-	for (unsigned int d = 0; d <= PROBE_MAX; d++) {
-		const struct sluice_affinity_bucket *bucket = &ix->buckets[b];
+	for (;; walk_next(ix, &w)) {
+		const struct sluice_affinity_bucket *bucket = &ix->buckets[w.bucket];
 
 		for (unsigned int i = 0; i < SLUICE_AFFINITY_PAIRS; i++) {
 			uint64_t key = key_read(&bucket->key[i]);
@@ -116,15 +119,14 @@ static void find_holders(const struct prefix_index *ix, uint64_t hash, uint64_t 
 				continue;
 			if (key & KEY_WIDE)
 				add_wide(ix, figure_read(&bucket->where[i]), hash, bits, words);
-			else if (key_epoch(key) ==
+			else if (slot / 64 < words &&
+				 key_epoch(key) ==
 					 epoch_bits(atomic_load_explicit(&ix->epochs[slot],
-									 memory_order_relaxed)) &&
-				 slot / 64 < words)
+									 memory_order_relaxed)))
 				bits[slot / 64] |= 1ULL << (slot % 64);
 		}
-		if (figure_read(&bucket->passed) == 0)
-			break;
-		b = walk_on(ix, b, step);
+		if (!walk_goes_on(&w, figure_read(&bucket->passed)))
+			return;
 	}
 }
 
@@ -154,6 +156,22 @@ static bool alive_init(const struct prefix_index *ix, const uint64_t *slots,
 	return any;
 }
 
+/* Two stages, so that memory is on its way before it is needed: homes, then second homes. */
+static void prefetch(const struct prefix_index *ix, const uint64_t *hashes, uint32_t count,
+		     uint32_t i)
+{
+	if (i + PREFETCH_AHEAD < count)
+		__builtin_prefetch(&ix->buckets[hash_home(ix, hashes[i + PREFETCH_AHEAD])]);
+	if (i + PREFETCH_SECOND < count) {
+		struct walk w = walk_begin(ix, hashes[i + PREFETCH_SECOND]);
+
+		if (!walk_goes_on(&w, figure_read(&ix->buckets[w.bucket].passed)))
+			return;
+		walk_next(ix, &w);
+		__builtin_prefetch(&ix->buckets[w.bucket]);
+	}
+}
+
 void prefix_index_match(const struct prefix_index *ix, const uint64_t *hashes, uint32_t count,
 			const uint64_t slots[PREFIX_SLOT_WORDS], const uint32_t *generations,
 			uint16_t *ret_blocks)
@@ -161,13 +179,11 @@ void prefix_index_match(const struct prefix_index *ix, const uint64_t *hashes, u
 	uint64_t alive[PREFIX_SLOT_WORDS], holders[PREFIX_SLOT_WORDS];
 	unsigned int words;
 	bool any = alive_init(ix, slots, generations, ret_blocks, alive, &words);
-	uint32_t ahead = count < PREFETCH_AHEAD ? count : PREFETCH_AHEAD;
 
-	for (uint32_t i = 0; any && i < ahead; i++)
+	for (uint32_t i = 0; any && i < count && i < PREFETCH_AHEAD; i++)
 		__builtin_prefetch(&ix->buckets[hash_home(ix, hashes[i])]);
 	for (uint32_t i = 0; any && i < count; i++) {
-		if (i + ahead < count)
-			__builtin_prefetch(&ix->buckets[hash_home(ix, hashes[i + ahead])]);
+		prefetch(ix, hashes, count, i);
 		find_holders(ix, hashes[i], holders, words);
 		any = false;
 		for (unsigned int w = 0; w < words; w++) {
@@ -213,17 +229,25 @@ void prefix_index_learn(struct prefix_index *ix, unsigned int worker, uint16_t s
 		uint32_t n = (count - 1) % CHUNK_HASHES + 1;
 
 		count -= n;
-		if (!ring_push(r, (uint64_t)slot << 32 | n, head1, hashes + count, n))
-			atomic_fetch_add_explicit(&r->dropped, n, memory_order_relaxed);
+		if (ring_push(r, (uint64_t)slot << 32 | n, head1, hashes + count, n))
+			continue;
+		atomic_fetch_add_explicit(&r->dropped, n, memory_order_relaxed);
+		metric_add(M_AFFINITY_DROPPED, n);
 	}
 	prefix_index_tick(ix);
 }
 
 void prefix_index_tick(struct prefix_index *ix)
 {
+	uint64_t evicted, refused;
+
 	if (atomic_flag_test_and_set_explicit(&ix->writing, memory_order_acquire))
 		return;
+	evicted = ix->evicted;
+	refused = ix->refused;
 	prefix_write_some(ix);
+	metric_add(M_AFFINITY_EVICTED, ix->evicted - evicted);
+	metric_add(M_AFFINITY_REFUSED, ix->refused - refused);
 	atomic_flag_clear_explicit(&ix->writing, memory_order_release);
 }
 
@@ -231,6 +255,14 @@ void prefix_index_forget(struct prefix_index *ix, uint16_t slot)
 {
 	atomic_fetch_or(&ix->pending[slot / 64], 1ULL << (slot % 64));
 	atomic_fetch_add(&ix->epochs[slot], 1);
+}
+
+void prefix_index_endpoint_lost(void *arg, uint32_t slot, uint32_t generation)
+{
+	struct prefix_index *ix = arg;
+
+	if (slot < ENDPOINTS_MAX && atomic_load(&ix->owners[slot]) == (uint64_t)generation + 1)
+		prefix_index_forget(ix, (uint16_t)slot);
 }
 
 uint64_t prefix_index_endpoint_pairs(const struct prefix_index *ix, uint16_t slot)

@@ -4,9 +4,11 @@
  *
  *   mem: [bucket][bucket][bucket]…   64 bytes each: 3 pairs (block, endpoint) and their LRU links
  *
- *   block hash --> home bucket --> a step on --> …  up to INLINE_HOLDERS pairs of the block, found
- * by a tag; each bucket counts the pairs that had to go past it, so a walk knows where to stop a
- * block that more endpoints hold (a common system prompt) has a marker at home that names a wide
+ *   block hash --> first home --> second home --> a step on --> …
+ *
+ * Up to INLINE_HOLDERS endpoints' pairs of a block are found on that walk, by a tag. Each bucket
+ * counts the pairs that had to go past it, so a walk knows where to stop.
+ * A block that more endpoints hold (a common system prompt) has a marker there that names a wide
  * record: one bit per endpoint. Its further pairs live at hash(block, endpoint), spread.
  *
  * Readers take no lock: a pair is one 64-bit word (tag, slot, epoch). There is one writer at any
@@ -65,6 +67,9 @@ void prefix_index_learn(struct prefix_index *ix, unsigned int worker, uint16_t s
 
 /* The endpoint restarted: nothing it held counts any more. Any thread, O(1). */
 void prefix_index_forget(struct prefix_index *ix, uint16_t slot);
+
+/* The same for main's wiring of the store's endpoint_lost hook: only if that generation has it. */
+void prefix_index_endpoint_lost(void *ix, uint32_t slot, uint32_t generation);
 
 /* Does a bounded piece of waiting work, if nobody else is at it. Call now and then. Any thread. */
 void prefix_index_tick(struct prefix_index *ix);

@@ -86,18 +86,56 @@ static inline uint64_t hash_home(const struct prefix_index *ix, uint64_t hash)
 }
 
 /*
- * How far apart the buckets of a walk are. It follows from the tag, so that freeing a pair finds
- * the way back; walks of unlike steps do not pile up as neighbours would.
+ * The buckets where pairs of a hash may be: a first home, a second one far away that is taken when
+ * it is much emptier, and on from there in steps when both are full. `passed` of a bucket counts
+ * the pairs that went past it, in 8 counters of 4 bits that the tag chooses among: a walk ends
+ * where its counter is 0. Offset and step follow from the tag, so freeing a pair finds the way
+ * back. A counter that reached 15 stays: then some walks are longer than needed, nothing else.
  */
+struct walk {
+	uint64_t bucket, offset, step;
+	uint32_t shift; /* of the counter */
+	uint32_t d;	/* buckets behind: 0 first home, 1 second home */
+};
+
+static inline uint64_t tag_offset(const struct prefix_index *ix, uint64_t tag)
+{
+	uint64_t spread = tag * 0x9e3779b97f4a7c15ULL;
+
+	return (uint64_t)(((unsigned __int128)spread * ix->bucket_count) >> 64);
+}
+
 static inline uint64_t tag_step(uint64_t tag)
 {
 	return (tag & 63) * 2 + 1;
 }
 
-static inline uint64_t walk_on(const struct prefix_index *ix, uint64_t bucket, uint64_t step)
+static inline uint32_t tag_shift(uint64_t tag)
 {
-	bucket += step;
-	return bucket < ix->bucket_count ? bucket : bucket - ix->bucket_count;
+	return (uint32_t)(tag >> 6 & 7) * 4;
+}
+
+static inline struct walk walk_begin(const struct prefix_index *ix, uint64_t hash)
+{
+	uint64_t tag = hash_tag(hash);
+
+	return (struct walk){.bucket = hash_home(ix, hash),
+			     .offset = tag_offset(ix, tag),
+			     .step = tag_step(tag),
+			     .shift = tag_shift(tag)};
+}
+
+static inline void walk_next(const struct prefix_index *ix, struct walk *w)
+{
+	w->bucket += w->d++ == 0 ? w->offset : w->step;
+	if (w->bucket >= ix->bucket_count)
+		w->bucket -= ix->bucket_count;
+}
+
+/* False where no pair of the hash can be further on. */
+static inline bool walk_goes_on(const struct walk *w, uint32_t passed)
+{
+	return (passed >> w->shift & 15) && w->d < PROBE_MAX;
 }
 
 /* Never 0, so that no key is 0. */

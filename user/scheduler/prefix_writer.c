@@ -69,39 +69,74 @@ static void list_splice(struct prefix_index *ix, struct pair_list *to, struct pa
 
 /* ---- places ---- */
 
-/* Takes the first free place from home on. NONE: none within PROBE_MAX. */
+/* Free places of a bucket. */
+static uint32_t bucket_room(const struct prefix_index *ix, uint64_t bucket)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < SLUICE_AFFINITY_PAIRS; i++)
+		n += ix->buckets[bucket].key[i] == 0;
+	return n;
+}
+
+static void passed_more(struct sluice_affinity_bucket *bucket, uint32_t shift)
+{
+	if ((bucket->passed >> shift & 15) < 15)
+		figure_write(&bucket->passed, bucket->passed + (1u << shift));
+}
+
+static void passed_less(struct sluice_affinity_bucket *bucket, uint32_t shift)
+{
+	if ((bucket->passed >> shift & 15) < 15)
+		figure_write(&bucket->passed, bucket->passed - (1u << shift));
+}
+
+/* Moves w to the bucket that a new pair goes to; w->d > PROBE_MAX: there is none. */
+static void find_room(const struct prefix_index *ix, struct walk *w)
+{
+	struct walk second = *w;
+	uint32_t room = bucket_room(ix, w->bucket);
+
+	walk_next(ix, &second);
+	if (room < SLUICE_AFFINITY_PAIRS - 1 && bucket_room(ix, second.bucket) > room + 1)
+		*w = second;
+	while (w->d <= PROBE_MAX && bucket_room(ix, w->bucket) == 0)
+		walk_next(ix, w);
+}
+
+/* Takes a free place on the walk. NONE: none within PROBE_MAX. */
 static uint32_t place_take(struct prefix_index *ix, uint64_t hash, uint64_t key, uint32_t wide)
 {
-	uint64_t home = hash_home(ix, hash), b = home, step = tag_step(hash_tag(hash));
+	struct walk w = walk_begin(ix, hash), past = w;
+	struct sluice_affinity_bucket *bucket;
+	uint32_t i = 0;
 
-	for (uint32_t d = 0; d <= PROBE_MAX && d < ix->bucket_count; d++) {
-		struct sluice_affinity_bucket *bucket = &ix->buckets[b];
-
-		for (uint32_t i = 0; i < SLUICE_AFFINITY_PAIRS; i++) {
-			if (figure_read(&bucket->key[i]) != 0)
-				continue;
-			figure_write(&bucket->where[i], wide << 8 | d);
-			for (uint64_t k = 0, p = home; k < d; k++, p = walk_on(ix, p, step))
-				bump(ix->buckets[p].passed, 1);
-			key_write(&bucket->key[i], key);
-			bump(ix->pairs, 1);
-			return (uint32_t)(b * SLUICE_AFFINITY_PAIRS + i + 1);
-		}
-		b = walk_on(ix, b, step);
-	}
-	return NONE;
+	find_room(ix, &w);
+	if (w.d > PROBE_MAX)
+		return NONE;
+	for (; past.d < w.d; walk_next(ix, &past))
+		passed_more(&ix->buckets[past.bucket], w.shift);
+	bucket = &ix->buckets[w.bucket];
+	while (bucket->key[i])
+		i++;
+	figure_write(&bucket->where[i], wide << 8 | w.d);
+	key_write(&bucket->key[i], key);
+	bump(ix->pairs, 1);
+	return (uint32_t)(w.bucket * SLUICE_AFFINITY_PAIRS + i + 1);
 }
 
 static void place_free(struct prefix_index *ix, uint32_t pair)
 {
 	struct sluice_affinity_bucket *bucket = pair_bucket(ix, pair);
 	uint32_t i = pair_place(pair), d = bucket->where[i] & 0xff;
-	uint64_t b = (pair - 1) / SLUICE_AFFINITY_PAIRS, step = tag_step(key_tag(bucket->key[i]));
+	uint64_t b = (pair - 1) / SLUICE_AFFINITY_PAIRS, tag = key_tag(bucket->key[i]);
 
 	key_write(&bucket->key[i], 0);
 	for (; d; d--) {
-		b = b >= step ? b - step : b + ix->bucket_count - step;
-		bump(ix->buckets[b].passed, -1);
+		uint64_t back = d == 1 ? tag_offset(ix, tag) : tag_step(tag);
+
+		b = b >= back ? b - back : b + ix->bucket_count - back;
+		passed_less(&ix->buckets[b], tag_shift(tag));
 	}
 	bump(ix->pairs, -1);
 }
@@ -183,13 +218,14 @@ static uint64_t spread_hash(uint64_t hash, uint32_t slot)
 	return prefix_mix(hash, slot + 1);
 }
 
-/* Finds (block, slot) from the home of `hash` on; fills holders and wide by the way. */
+/* Finds (block, slot) on the walk of `hash`; fills holders and wide by the way. */
 static void pair_find(struct prefix_index *ix, uint64_t hash, uint32_t slot, struct found *f)
 {
-	uint64_t b = hash_home(ix, hash), tag = hash_tag(hash), step = tag_step(tag);
+	uint64_t tag = hash_tag(hash);
+	struct walk w = walk_begin(ix, hash);
 
-	for (uint32_t d = 0; d <= PROBE_MAX; d++) {
-		struct sluice_affinity_bucket *bucket = &ix->buckets[b];
+	for (;; walk_next(ix, &w)) {
+		struct sluice_affinity_bucket *bucket = &ix->buckets[w.bucket];
 
 		for (uint32_t i = 0; i < SLUICE_AFFINITY_PAIRS; i++) {
 			uint64_t key = bucket->key[i];
@@ -202,11 +238,10 @@ static void pair_find(struct prefix_index *ix, uint64_t hash, uint32_t slot, str
 			}
 			f->holders++;
 			if (key_slot(key) == slot)
-				f->pair = (uint32_t)(b * SLUICE_AFFINITY_PAIRS + i + 1);
+				f->pair = (uint32_t)(w.bucket * SLUICE_AFFINITY_PAIRS + i + 1);
 		}
-		if (bucket->passed == 0)
+		if (!walk_goes_on(&w, bucket->passed))
 			return;
-		b = walk_on(ix, b, step);
 	}
 }
 
@@ -227,8 +262,15 @@ static struct found block_find(struct prefix_index *ix, uint64_t hash, uint32_t 
 
 static void evict_oldest(struct prefix_index *ix, struct slot_state *s)
 {
+	uint32_t next;
+
 	pair_drop(ix, s->lru.oldest);
 	bump(ix->evicted, 1);
+	if (!s->lru.oldest)
+		return;
+	next = pair_bucket(ix, s->lru.oldest)->newer[pair_place(s->lru.oldest)];
+	if (next) /* the next eviction will unlink from it */
+		__builtin_prefetch(pair_bucket(ix, next), 1);
 }
 
 /* The table is full: what was forgotten goes first, then the fullest endpoint's oldest. */
