@@ -24,9 +24,24 @@ static void client_release_if_quiet(struct client *c)
 	if (c->recv_op.pending || c->send_op.pending || c->poll_op.pending)
 		return;
 	block_free_chain(&c->worker->blocks, c->in);
+	block_free_chain(&c->worker->blocks, c->hold);
 	block_free_chain(&c->worker->blocks, c->out);
 	close(c->fd);
 	worker_client_free(c);
+}
+
+void client_blocks_free(struct client *c, struct block *chain)
+{
+	struct block **end = &chain;
+
+	if (!c->recv_op.pending) {
+		block_free_chain(&c->worker->blocks, chain);
+		return;
+	}
+	while (*end)
+		end = &(*end)->next;
+	*end = c->hold;
+	c->hold = chain;
 }
 
 static void client_close(struct client *c)
@@ -66,10 +81,8 @@ void client_abort(struct client *c)
 static void client_linger(struct client *c)
 {
 	c->state = CLIENT_LINGER;
-	if (!c->recv_op.pending) { /* else it may still write there */
-		block_free_chain(&c->worker->blocks, c->in);
-		c->in = NULL;
-	}
+	client_blocks_free(c, c->in);
+	c->in = NULL;
 	shutdown(c->fd, SHUT_WR);
 	timer_set(&c->worker->timers, &c->timer, LINGER_MS);
 	if (c->gone)
@@ -152,6 +165,10 @@ static void client_recv_done(struct op *op, int res, unsigned int flags)
 	struct client *c = container(op, struct client, recv_op);
 	struct block *late;
 
+	if (c->hold) {
+		block_free_chain(&c->worker->blocks, c->hold);
+		c->hold = NULL;
+	}
 	switch (c->state) {
 	case CLIENT_IDLE:
 	case CLIENT_HEAD:

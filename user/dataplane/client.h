@@ -28,6 +28,7 @@ struct client {
 	struct worker *worker;
 	struct request *req; /* NULL while IDLE */
 	struct block *in;    /* received, not yet part of a request (IDLE, HEAD) */
+	struct block *hold;  /* the kernel may still write there: freed with the receive */
 	struct block *out, *out_last;
 	struct msghdr out_msg;
 	struct iovec out_iov[CLIENT_SEND_BLOCKS];
@@ -48,6 +49,8 @@ struct client {
 void client_open(struct worker *w, int fd);
 /* Queues a block for sending; it is the client's then. */
 void client_send(struct client *c, struct block *block);
+/* Frees blocks of a request, now or when a pending receive has let go of them. */
+void client_blocks_free(struct client *c, struct block *chain);
 /* The answer's last byte is queued. keep: the connection may serve another request. */
 void client_answer_end(struct client *c, bool keep);
 /* Cuts the connection at once; a running request is dropped. */

@@ -63,6 +63,8 @@ struct failure {
 	bool retry;	    /* another endpoint may do better */
 	bool same_endpoint; /* a stale kept connection: again, at no cost */
 };
+/* Would another attempt be allowed? Takes a share of the retry budget if so. */
+bool request_may_retry(struct request *req);
 void request_attempt_failed(struct request *req, struct failure why);
 /* The answer is whole and queued, or cut: books it. */
 void request_done(struct request *req);

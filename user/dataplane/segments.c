@@ -15,20 +15,6 @@ static void segment_add(struct request *req, uint64_t start, uint64_t end)
 	req->forward_bytes += end - start;
 }
 
-static uint64_t after_comma(const struct request *req, const struct openai_place *p)
-{
-	uint64_t at = req->says.close;
-
-	/* The next member's comma is noted with that member; the nearest one after us counts. */
-	for (int m = 0; m < OPENAI_MEMBER_COUNT; m++) {
-		uint64_t comma = req->says.members[m].comma;
-
-		if (comma >= p->end && comma < at)
-			at = comma + 1;
-	}
-	return at;
-}
-
 /* Members that only gateways may send. One before the first kept member takes the comma after it
  * along, a later one the comma before it. */
 void segments_build(struct request *req)
@@ -53,7 +39,7 @@ void segments_build(struct request *req)
 			from = next->end;
 		} else {
 			segment_add(req, from, next->key);
-			from = req->says.first_kept == ~0ULL ? after_comma(req, next)
+			from = req->says.first_kept == ~0ULL ? req->says.close
 							     : req->says.first_kept;
 		}
 	}

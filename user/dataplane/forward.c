@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stage 8: the request goes to the chosen endpoint: our own head, then the body's segments from the
+ * receive buffers. The answer may come before all of it is sent; relay.c listens from the start.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/health.h"
+#include "dataplane/request.h"
+#include "dataplane/upstream.h"
+
+#define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+
+void upstream_release_if_quiet(struct upstream *up);
+
+static void fail(struct upstream *up, int err, bool connecting)
+{
+	struct failure why = {.status = 502,
+			      .retry = true,
+			      .health = HEALTH_RESET,
+			      .cause = "the connection was lost"};
+
+	if (connecting && err == -ETIMEDOUT) {
+		why = (struct failure){504, "connecting timed out", HEALTH_TIMEOUT, true, false};
+	} else if (connecting) {
+		why.health = HEALTH_REFUSED;
+		why.cause = "the connection was refused";
+	}
+	why.same_endpoint = up->reused && !up->head_done && !up->in;
+	request_attempt_failed(up->req, why);
+}
+
+static void send_more(struct upstream *up)
+{
+	struct request *req = up->req;
+	unsigned int n = 0;
+
+	if (up->head && up->head_sent < block_used(up->head))
+		up->iov[n++] = (struct iovec){up->head->data + up->head_sent,
+					      block_used(up->head) - up->head_sent};
+	n += segments_fill(req, up->body_sent, up->iov + n, UPSTREAM_IOV - n);
+	up->msg = (struct msghdr){.msg_iov = up->iov, .msg_iovlen = n};
+	ring_sendmsg(&up->worker->ring, &up->send_op, up->fd, &up->msg);
+}
+
+static void send_done(struct op *op, int res, unsigned int flags)
+{
+	struct upstream *up = container(op, struct upstream, send_op);
+	uint32_t head_left = up->head ? block_used(up->head) - up->head_sent : 0, n;
+
+	(void)flags;
+	if (up->closing) {
+		upstream_release_if_quiet(up);
+		return;
+	}
+	if (!up->req)
+		return;
+	if (res <= 0) { /* an early answer may still be on its way: the receive decides */
+		if (!up->recv_op.pending)
+			fail(up, res, false);
+		return;
+	}
+	n = (uint32_t)res < head_left ? (uint32_t)res : head_left;
+	up->head_sent += n;
+	up->body_sent += (uint32_t)res - n;
+	if (up->body_sent < up->req->forward_bytes || n < head_left) {
+		send_more(up);
+		return;
+	}
+	block_free(&up->worker->blocks, up->head);
+	up->head = NULL;
+	up->req->sent_ns = clock_mono_ns();
+	metric_observe_us(H_GATEWAY, (up->req->sent_ns - up->req->body_ns) / NS_PER_US);
+}
+
+static void send_begin(struct upstream *up)
+{
+	struct request *req = up->req;
+	ssize_t n = -ENOSPC;
+
+	up->head = block_new(&up->worker->blocks, BLOCK_SMALL);
+	if (up->head)
+		n = head_write_request(req, up->endpoint, up->head->data, up->head->size);
+	if (n == -ENOSPC && up->head && block_grow(&up->worker->blocks, &up->head) == 0)
+		n = head_write_request(req, up->endpoint, up->head->data, up->head->size);
+	if (n < 0) {
+		request_attempt_failed(req, (struct failure){503, "no memory for its head",
+							     HEALTH_CLIENT_ERROR, false, false});
+		return;
+	}
+	up->head->end = (uint32_t)n;
+	send_more(up);
+	relay_start(up);
+}
+
+static void connect_done(struct op *op, int res, unsigned int flags)
+{
+	struct upstream *up = container(op, struct upstream, connect_op);
+
+	(void)flags;
+	if (up->closing) {
+		upstream_release_if_quiet(up);
+		return;
+	}
+	timer_clear(&up->timer);
+	if (res < 0)
+		fail(up, res, true);
+	else
+		send_begin(up);
+}
+
+static void connect_timeout(struct timer *t)
+{
+	struct upstream *up = container(t, struct upstream, timer);
+
+	fail(up, -ETIMEDOUT, true);
+}
+
+static struct upstream *upstream_open(struct worker *w, struct endpoint *ep)
+{
+	struct upstream *up = worker_upstream_new(w);
+	int one = 1;
+
+	if (!up)
+		return NULL;
+	up->endpoint = endpoint_get(ep);
+	up->fd = socket(ep->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (up->fd < 0) {
+		upstream_release_if_quiet(up);
+		return NULL;
+	}
+	setsockopt(up->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	metric_inc(M_UPSTREAM_CONNECTS);
+	return up;
+}
+
+void forward_start(struct request *req)
+{
+	struct worker *w = req->worker;
+	struct endpoint *ep = req->pick.endpoint;
+	struct upstream *up = upstream_take(w, ep);
+
+	if (up) {
+		req->up = up;
+		up->req = req;
+		send_begin(up);
+		return;
+	}
+	up = upstream_open(w, ep);
+	if (!up) {
+		request_attempt_failed(req, (struct failure){503, "the gateway has no socket left",
+							     HEALTH_CLIENT_ERROR, false, false});
+		return;
+	}
+	req->up = up;
+	up->req = req;
+	up->connect_op.done = connect_done;
+	up->send_op.done = send_done;
+	up->timer.fired = connect_timeout;
+	timer_set(&w->timers, &up->timer, w->cfg->connect_timeout_ms);
+	ring_connect(&w->ring, &up->connect_op, up->fd, (struct sockaddr *)&ep->addr, ep->addr_len);
+}
+
+void forward_end(struct request *req, bool keep)
+{
+	struct upstream *up = req->up;
+
+	req->up = NULL;
+	if (!up)
+		return;
+	if (keep && !up->send_op.pending && !up->recv_op.pending &&
+	    up->body_sent == req->forward_bytes && !up->head)
+		upstream_keep(up);
+	else
+		upstream_close(up);
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Relay: the endpoint's answer goes to the client, copied by user space, framing and all.
+ * The reference path: splice and steer may take over only when nothing read here is still unsent.
+ *
+ *   head partial -> head whole -> (SSE: first event held back) -> committed -> body … -> done
+ *
+ * Invariant: what a client has not taken is at most relay_bytes_max, then we stop reading. Nothing
+ * reaches the client before the answer's first event is known to be no error.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/health.h"
+#include "dataplane/request.h"
+#include "dataplane/upstream.h"
+
+#define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define WATCH_MS		     1000
+
+void upstream_release_if_quiet(struct upstream *up);
+
+static void relay_recv(struct upstream *up)
+{
+	struct ring *ring = &up->worker->ring;
+
+	if (up->recv_op.pending || up->closing || !up->req)
+		return;
+	if (up->in && !block_room(up->in) && block_grow(&up->worker->blocks, &up->in)) {
+		request_attempt_failed(up->req, (struct failure){502, "its head is too large",
+								 HEALTH_SERVER_ERROR, true, false});
+		return;
+	}
+	if (up->in)
+		ring_recv(ring, &up->recv_op, up->fd, up->in->data + up->in->end,
+			  block_room(up->in));
+	else
+		ring_recv_offer(ring, &up->recv_op, up->fd);
+}
+
+void relay_resume(struct upstream *up)
+{
+	if (up->head_done && !up->body_done)
+		relay_recv(up);
+}
+
+/* The answer cannot be finished: the client must see that it is cut. */
+static void relay_cut(struct upstream *up, const char *cause)
+{
+	struct request *req = up->req;
+	struct client *c = req->client;
+	static const char event[] =
+		"data: {\"error\":{\"message\":\"The engine failed in the middle "
+		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
+		"\"code\":502}}\n\n";
+	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk;
+	struct block *b;
+
+	metric_inc(M_STREAM_CUT);
+	req->error = cause;
+	health_report(up->endpoint, HEALTH_RESET);
+	b = req->is_sse && (!chunked || http1_chunks_at_boundary(&up->chunks))
+		    ? block_new(&up->worker->blocks, BLOCK_SMALL)
+		    : NULL;
+	forward_end(req, false);
+	if (b) {
+		b->end = (uint32_t)(chunked ? snprintf(b->data, b->size, "%zx\r\n%s\r\n",
+						       sizeof(event) - 1, event)
+					    : snprintf(b->data, b->size, "%s", event));
+		client_send(c, b);
+	}
+	client_answer_end(c, false);
+}
+
+static void relay_failed(struct upstream *up, const char *cause)
+{
+	if (up->req->committed) {
+		relay_cut(up, cause);
+		return;
+	}
+	request_attempt_failed(up->req, (struct failure){.status = 502,
+							 .cause = cause,
+							 .health = HEALTH_RESET,
+							 .retry = true,
+							 .same_endpoint = up->reused && !up->in});
+}
+
+static void payload_seen(struct request *req, struct span data)
+{
+	uint64_t before = req->sse.events;
+
+	if (req->is_sse)
+		sse_feed(&req->sse, data.ptr, data.len);
+	else
+		sse_json_feed(&req->sse, data.ptr, data.len);
+	if (!req->is_sse || req->sse.events != before)
+		req->progress_ns = req->last_ns = clock_mono_ns();
+	if (req->sse.content && !req->first_ns) {
+		req->first_ns = req->last_ns;
+		scheduler_first_token(&req->pick);
+		metric_observe_us(H_TTFT, (req->first_ns - req->begin_ns) / NS_PER_US);
+	}
+}
+
+/* Observes body bytes [from, end) of b. Returns the end of what belongs to the answer; with
+ * dechunking the payload is moved together from `from` on. -EBADMSG: malformed. */
+static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
+{
+	struct request *req = up->req;
+	char *p = b->data + from, *end = b->data + b->end, *to = p;
+
+	if (up->framing != HTTP1_CHUNKED) {
+		uint64_t n = (uint64_t)(end - p);
+
+		if (up->framing == HTTP1_LENGTH_BODY && n >= up->left) {
+			up->keep_alive &= n == up->left;
+			n = up->left;
+			up->body_done = true;
+		}
+		up->left -= up->framing == HTTP1_LENGTH_BODY ? n : 0;
+		payload_seen(req, span_of(p, n));
+		return (ssize_t)(from + n);
+	}
+	while (p < end && !http1_chunks_done(&up->chunks)) {
+		struct span data;
+		ssize_t took = http1_chunks_next(&up->chunks, p, (size_t)(end - p), &data);
+
+		if (took < 0)
+			return took;
+		if (data.len)
+			payload_seen(req, data);
+		if (up->dechunk) {
+			memmove(to, data.ptr, data.len);
+			to += data.len;
+		} else {
+			to += took;
+		}
+		p += took;
+	}
+	up->body_done = http1_chunks_done(&up->chunks);
+	up->keep_alive &= p == end;
+	return to - b->data;
+}
+
+/* An endpoint that frames by closing: its bytes become our chunks. */
+static void rechunk(struct upstream *up, struct block *b)
+{
+	struct client *c = up->req->client;
+	struct block *line = block_new(&up->worker->blocks, BLOCK_SMALL);
+
+	if (!line || !block_used(b)) {
+		block_free(&up->worker->blocks, line);
+		block_free(&up->worker->blocks, b);
+		return;
+	}
+	line->end = (uint32_t)snprintf(line->data, line->size, "%s%x\r\n", up->left ? "\r\n" : "",
+				       block_used(b));
+	up->left = 1; /* a chunk stands open */
+	client_send(c, line);
+	client_send(c, b);
+}
+
+static void body_end(struct upstream *up)
+{
+	struct request *req = up->req;
+	struct client *c = req->client;
+	bool keep = req->head.keep_alive && !up->dechunk && !c->close &&
+		    (up->framing != HTTP1_UNTIL_CLOSE || up->rechunk);
+
+	if (!req->is_sse)
+		sse_json_end(&req->sse);
+	if (!req->first_ns)
+		req->first_ns = clock_mono_ns();
+	if (up->rechunk) {
+		struct block *last = block_new(&up->worker->blocks, BLOCK_SMALL);
+
+		if (last) {
+			last->end = (uint32_t)snprintf(last->data, last->size, "%s0\r\n\r\n",
+						       up->left ? "\r\n" : "");
+			client_send(c, last);
+		}
+	}
+	health_report(up->endpoint, up->status >= 500 ? HEALTH_SERVER_ERROR : HEALTH_OK);
+	req->last_ns = clock_mono_ns();
+	forward_end(req, up->keep_alive);
+	client_answer_end(c, keep);
+}
+
+static void body_pass(struct upstream *up, struct block *b, uint32_t from)
+{
+	struct request *req = up->req;
+	ssize_t end = body_observe(up, b, from);
+
+	if (end < 0) {
+		block_free(&up->worker->blocks, b);
+		relay_cut(up, "malformed chunk from the engine");
+		return;
+	}
+	b->start = from;
+	b->end = (uint32_t)end;
+	req->bytes_out += block_used(b);
+	if (up->rechunk)
+		rechunk(up, b);
+	else
+		client_send(req->client, b);
+	if (up->body_done)
+		body_end(up);
+	else if (req->client->out_bytes < up->worker->cfg->relay_bytes_max)
+		relay_recv(up);
+	else
+		metric_inc(M_RELAY_PAUSED);
+}
+
+/* The answer is good: our head, then what has come of the body. */
+static void relay_commit(struct upstream *up, const struct http1_head *head, uint32_t head_bytes)
+{
+	struct request *req = up->req;
+	struct client *c = req->client;
+	struct block *ours = block_new(&up->worker->blocks, BLOCK_SMALL), *b = up->in;
+	bool chunked = (up->framing == HTTP1_CHUNKED && !up->dechunk) || up->rechunk;
+	bool keep = req->head.keep_alive && !up->dechunk && !c->close && !up->worker->draining &&
+		    (up->framing != HTTP1_UNTIL_CLOSE || up->rechunk);
+	ssize_t n = ours ? head_write_response(req, head, up->endpoint, chunked, keep, ours->data,
+					       ours->size)
+			 : -ENOMEM;
+
+	if (n == -ENOSPC && block_grow(&up->worker->blocks, &ours) == 0)
+		n = head_write_response(req, head, up->endpoint, chunked, keep, ours->data,
+					ours->size);
+	if (n < 0) {
+		block_free(&up->worker->blocks, ours);
+		request_attempt_failed(req, (struct failure){502, "its head is too large",
+							     HEALTH_SERVER_ERROR, false, false});
+		return;
+	}
+	c->close |= !keep;
+	req->committed = true;
+	req->status = head->status;
+	ours->end = (uint32_t)n;
+	if (b->end - head_bytes <= block_room(ours) && !up->rechunk) { /* one send, one block */
+		memcpy(ours->data + n, b->data + head_bytes, b->end - head_bytes);
+		ours->end += b->end - head_bytes;
+		block_free(&up->worker->blocks, b);
+		up->in = NULL;
+		req->sse.kept = 0;
+		b = ours;
+	} else {
+		client_send(c, ours);
+		up->in = NULL;
+		n = head_bytes;
+	}
+	/* The held bytes were observed once already: begin the observation anew. */
+	up->chunks = (struct http1_chunks){0};
+	up->left = up->framing == HTTP1_LENGTH_BODY ? head->content_length : 0;
+	req->sse = (struct sse){0};
+	if (b == ours) {
+		ssize_t end = body_observe(up, b, (uint32_t)n);
+
+		if (end < 0) {
+			client_send(c, b);
+			relay_cut(up, "malformed chunk from the engine");
+			return;
+		}
+		b->end = (uint32_t)end;
+		req->bytes_out += b->end - (uint32_t)n;
+		client_send(c, b);
+		if (up->framing == HTTP1_NO_BODY)
+			up->body_done = true;
+		if (up->body_done)
+			body_end(up);
+		else
+			relay_recv(up);
+		return;
+	}
+	body_pass(up, b, (uint32_t)n);
+}
+
+static void answer_framing(struct upstream *up, const struct http1_head *head)
+{
+	struct request *req = up->req;
+	struct span type = http1_field_get(head, SPAN("content-type"));
+
+	up->head_done = true;
+	up->status = head->status;
+	up->framing = head->framing;
+	up->keep_alive = head->keep_alive;
+	up->left = head->content_length;
+	up->dechunk = head->framing == HTTP1_CHUNKED && req->head.minor == 0;
+	up->rechunk = head->framing == HTTP1_UNTIL_CLOSE && req->head.minor == 1;
+	up->body_done = head->framing == HTTP1_NO_BODY;
+	req->is_sse =
+		type.len >= 17 && span_eq_nocase(span_of(type.ptr, 17), SPAN("text/event-stream"));
+}
+
+static bool status_fails(const struct upstream *up)
+{
+	return (up->status >= 502 && up->status <= 504) ||
+	       (up->status == 500 && up->worker->cfg->retry_500);
+}
+
+/* Looks at a stream's first event in the held block. True: wait for more. */
+static bool first_event_awaited(struct upstream *up, uint32_t head_bytes)
+{
+	struct request *req = up->req;
+	struct http1_chunks chunks = {0};
+	const char *p = up->in->data + head_bytes, *end = up->in->data + up->in->end;
+
+	req->sse = (struct sse){0};
+	while (p < end && !http1_chunks_done(&chunks)) {
+		struct span data = {p, (size_t)(end - p)};
+		ssize_t took = end - p;
+
+		if (up->framing == HTTP1_CHUNKED)
+			took = http1_chunks_next(&chunks, p, (size_t)(end - p), &data);
+		if (took < 0)
+			return false;
+		sse_feed(&req->sse, data.ptr, data.len);
+		p += took;
+	}
+	return req->sse.events == 0 && !http1_chunks_done(&chunks) && block_room(up->in);
+}
+
+/* Bytes of an answer that is not committed yet are in up->in. */
+static void answer_bytes(struct upstream *up)
+{
+	static _Thread_local struct http1_head head;
+	struct request *req = up->req;
+	ssize_t n;
+
+	for (;;) {
+		n = http1_response_parse(&head, up->in->data + up->in->start, block_used(up->in), 0,
+					 req->head.method == HTTP1_HEAD);
+		if (n <= 0 || head.status >= 200)
+			break;
+		up->in->start += (uint32_t)n; /* 1xx: not for the client */
+	}
+	if (n == -EAGAIN) {
+		relay_recv(up);
+		return;
+	}
+	if (n < 0) {
+		request_attempt_failed(req, (struct failure){502, "its answer is malformed",
+							     HEALTH_SERVER_ERROR, true, false});
+		return;
+	}
+	n += up->in->start;
+	answer_framing(up, &head);
+	if (status_fails(up) && request_may_retry(req)) {
+		request_attempt_failed(req, (struct failure){up->status, "it answered 5xx",
+							     HEALTH_SERVER_ERROR, true, false});
+		return;
+	}
+	if (req->is_sse && first_event_awaited(up, (uint32_t)n)) {
+		relay_recv(up);
+		return;
+	}
+	if (req->is_sse && req->sse.first_is_error && request_may_retry(req)) {
+		metric_inc(M_RETRY_FIRST_EVENT);
+		request_attempt_failed(req, (struct failure){502, "its first event is an error",
+							     HEALTH_SERVER_ERROR, true, false});
+		return;
+	}
+	relay_commit(up, &head, (uint32_t)n);
+}
+
+static void recv_done(struct op *op, int res, unsigned int flags)
+{
+	struct upstream *up = container(op, struct upstream, recv_op);
+	struct block *b = up->in;
+
+	if (!b)
+		b = ring_offer_take(&up->worker->ring, flags, res);
+	else if (res > 0)
+		b->end += (uint32_t)res;
+	if (up->closing || !up->req) {
+		if (b != up->in)
+			block_free(&up->worker->blocks, b);
+		if (up->closing)
+			upstream_release_if_quiet(up);
+		return;
+	}
+	if (res == -ENOBUFS || (res > 0 && !b)) { /* no buffer now: the watch tries again */
+		if (res > 0)
+			relay_failed(up, "the gateway is out of memory");
+		return;
+	}
+	if (res <= 0) {
+		if (up->req->committed && up->framing == HTTP1_UNTIL_CLOSE && res == 0) {
+			up->body_done = true;
+			body_end(up);
+		} else {
+			relay_failed(up, "the engine closed the connection");
+		}
+		return;
+	}
+	if (up->req->committed) {
+		body_pass(up, b, b->start);
+		return;
+	}
+	up->in = b;
+	answer_bytes(up);
+}
+
+/* Once a second: real engines hang their streams on SIGTERM, so the probe's word counts. */
+static void watch(struct timer *t)
+{
+	struct upstream *up = container(t, struct upstream, timer);
+	const struct config *cfg = up->worker->cfg;
+	struct request *req = up->req;
+	uint64_t now = clock_mono_ns();
+	uint64_t quiet_ms =
+		(now - (req->progress_ns > req->sent_ns ? req->progress_ns : req->sent_ns)) /
+		NS_PER_MS;
+
+	if (up->endpoint->probe_failed && req->sent_ns && quiet_ms >= cfg->stall_timeout_ms) {
+		metric_inc(M_STREAM_STALLED);
+		relay_failed(up, "the stream stalled and the engine fails its probe");
+		return;
+	}
+	if (!up->head_done && req->sent_ns && cfg->response_timeout_ms &&
+	    (now - req->sent_ns) / NS_PER_MS >= cfg->response_timeout_ms) {
+		request_attempt_failed(req, (struct failure){504, "no answer in time",
+							     HEALTH_TIMEOUT, true, false});
+		return;
+	}
+	timer_set(&up->worker->timers, t, WATCH_MS);
+	if (!up->recv_op.pending && req->client->out_bytes < cfg->relay_bytes_max)
+		relay_recv(up);
+}
+
+void relay_start(struct upstream *up)
+{
+	up->recv_op.done = recv_done;
+	up->timer.fired = watch;
+	up->req->progress_ns = 0;
+	timer_set(&up->worker->timers, &up->timer, WATCH_MS);
+	relay_recv(up);
+}

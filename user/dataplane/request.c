@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The order of the stages: route -> check -> pick -> forward -> (relay) -> account, and what
+ * happens when an attempt fails. Invariant: each pick is given back exactly once, by attempt_end().
+ */
+#include "dataplane/request.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/health.h"
+#include "dataplane/upstream.h"
+
+static void request_pick(struct request *req);
+
+/* Gives the pick back: load counts, latency, the engine's own word on cached tokens. */
+static void attempt_end(struct request *req, bool failed)
+{
+	struct sched_outcome out = {.now_ns = clock_mono_ns(), .failed = failed};
+	const struct usage *u = &req->sse.usage;
+
+	if (!req->picked)
+		return;
+	if (req->first_ns > req->sent_ns && req->sent_ns)
+		out.ttft_us = (uint32_t)((req->first_ns - req->sent_ns) / NS_PER_US);
+	if (req->sse.events > 2 && req->last_ns > req->first_ns && req->first_ns)
+		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
+					(req->sse.events - 1));
+	out.usage_known = u->known;
+	out.prompt_tokens = u->prompt_tokens;
+	out.cached_tokens = u->cached_tokens;
+	scheduler_done(req->worker->sched, &req->pick, &out);
+	endpoint_put(req->pick.endpoint);
+	req->picked = false;
+}
+
+static void request_free(struct request *req)
+{
+	struct client *c = req->client;
+
+	if (req->up)
+		forward_end(req, false);
+	attempt_end(req, req->status == 0);
+	client_blocks_free(c, req->body);
+	if (req->retrying)
+		req->worker->retrying--;
+	worker_request_free(req);
+}
+
+void request_done(struct request *req)
+{
+	account_request(req);
+	request_free(req);
+}
+
+void request_drop(struct request *req)
+{
+	metric_inc(M_CLIENT_LEFT);
+	if (!req->error)
+		req->error = "client left";
+	if (req->picked)
+		health_report(req->pick.endpoint, HEALTH_CLIENT_ERROR);
+	account_request(req);
+	request_free(req);
+}
+
+static bool may_retry(struct request *req)
+{
+	struct worker *w = req->worker;
+	uint64_t budget = w->live * w->cfg->retry_budget_percent / 100;
+
+	if (req->committed || req->tried_count > w->cfg->retries_max ||
+	    req->tried_count > RETRIES_MAX)
+		return false;
+	if (!req->retrying && w->retrying >= (budget < 3 ? 3 : budget)) {
+		metric_inc(M_RETRY_BUDGET_EMPTY);
+		return false;
+	}
+	if (!req->retrying)
+		w->retrying++;
+	req->retrying = true;
+	return true;
+}
+
+bool request_may_retry(struct request *req)
+{
+	return may_retry(req);
+}
+
+static void retry_count(const struct failure *why)
+{
+	switch (why->health) {
+	case HEALTH_REFUSED:
+		metric_inc(M_RETRY_CONNECT);
+		return;
+	case HEALTH_RESET:
+		metric_inc(M_RETRY_RESET);
+		return;
+	case HEALTH_TIMEOUT:
+		metric_inc(M_RETRY_TIMEOUT);
+		return;
+	default:
+		metric_inc(M_RETRY_STATUS);
+	}
+}
+
+void request_attempt_failed(struct request *req, struct failure why)
+{
+	char text[256];
+
+	forward_end(req, false);
+	if (why.same_endpoint) {
+		metric_inc(M_STALE_KEPT);
+		forward_start(req);
+		return;
+	}
+	if (req->picked) {
+		health_report(req->pick.endpoint, (enum health_outcome)why.health);
+		if (req->tried_count < RETRIES_MAX + 2)
+			req->tried[req->tried_count++] = req->pick.endpoint->slot;
+	}
+	snprintf(text, sizeof(text), "The engine %s failed: %s.",
+		 req->picked ? req->pick.endpoint->name : "", why.cause);
+	attempt_end(req, true);
+	if (why.retry && may_retry(req)) {
+		retry_count(&why);
+		req->sse = (struct sse){0};
+		req->is_sse = false;
+		request_pick(req);
+		return;
+	}
+	respond_error(req, why.status, "server_error", text);
+	req->error = why.cause;
+}
+
+static void sched_request_fill(struct request *req, const struct model *model,
+			       struct sched_request *sr)
+{
+	struct worker *w = req->worker;
+
+	*sr = (struct sched_request){
+		.now_ns = clock_mono_ns(),
+		.model = model,
+		.model_name = span_of_str(req->says.model),
+		.cache_salt = span_of_str(req->says.cache_salt),
+		.session = http1_field_get(&req->head, SPAN("x-session-id")),
+		.request_id = span_of_str(req->id),
+		.pieces = w->pieces,
+		.piece_count = segments_pieces(req, w->pieces, PROMPT_SPANS_MAX + 4096),
+		.prompt_tokens = req->says.token_ids,
+		.excluded = req->tried,
+		.excluded_count = req->tried_count,
+		.priority = (int32_t)req->says.numbers[OPENAI_PRIORITY],
+		.role = req->route->generates ? SLUICE_ROLE_DECODE : 0,
+		.stream = req->says.stream,
+	};
+}
+
+static void pick_failed(struct request *req, int err)
+{
+	if (err == -EBUSY)
+		respond_error(req, 503, "server_error", "No endpoint fits this request now.");
+	else if (req->tried_count)
+		respond_error(req, 502, "server_error", "Every engine that was tried failed.");
+	else
+		respond_error(req, 503, "server_error", "No engine is ready for this model.");
+}
+
+static void request_pick(struct request *req)
+{
+	struct worker *w = req->worker;
+	const struct model *model = NULL;
+	struct sched_request sr;
+	uint64_t began = clock_mono_ns();
+	int err = -EAGAIN;
+
+	if (w->snapshot && req->says.model[0])
+		model = snapshot_find_model(w->snapshot, span_of_str(req->says.model));
+	for (unsigned int round = 0; w->snapshot && round <= RETRIES_MAX; round++) {
+		sched_request_fill(req, model, &sr);
+		err = scheduler_pick(w->sched, w->snapshot, &sr, &req->pick);
+		if (err)
+			break;
+		req->picked = true;
+		endpoint_get(req->pick.endpoint);
+		if (health_trial_begin(req->pick.endpoint)) {
+			scheduler_learn(w->sched, &req->pick);
+			metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
+			req->attempts++;
+			forward_start(req);
+			return;
+		}
+		if (req->tried_count < RETRIES_MAX + 2)
+			req->tried[req->tried_count++] = req->pick.endpoint->slot;
+		attempt_end(req, true);
+		err = -EAGAIN;
+	}
+	pick_failed(req, err);
+}
+
+/* Does the body say something that can be served? Answers it here if not. */
+static bool body_checked(struct request *req)
+{
+	char text[MODEL_NAME_BYTES_MAX + 64];
+	const struct endpoint_snapshot *snap = req->worker->snapshot;
+
+	if (openai_scan_finish(&req->scan)) {
+		metric_inc(M_JSON_REFUSED);
+		respond_error(req, 400, "invalid_request_error",
+			      openai_error_text(&req->scan, text, sizeof(text)));
+		return false;
+	}
+	if (req->says.spans_merged)
+		metric_inc(M_SPANS_MERGED);
+	if (req->says.model[0] && snap && snap->model_count &&
+	    !snapshot_find_model(snap, span_of_str(req->says.model))) {
+		snprintf(text, sizeof(text), "The model `%s` does not exist.", req->says.model);
+		respond_error(req, 404, "NotFoundError", text);
+		return false;
+	}
+	return true;
+}
+
+void request_run(struct request *req)
+{
+	const struct http1_head *head = &req->head;
+
+	req->route = route_find(head->path);
+	if (head->method == HTTP1_OPTIONS && req->worker->cfg->cors) {
+		respond_options(req);
+	} else if (!req->route) {
+		respond_error(req, 404, "NotFoundError", "This path is not served here.");
+	} else if (!route_takes(req->route, head->method)) {
+		respond_error(req, 405, "invalid_request_error",
+			      "This path does not take this method.");
+	} else if (req->route->action == ROUTE_MODELS) {
+		respond_models(req);
+	} else if (req->route->action == ROUTE_HEALTH) {
+		respond_json(req, 200, SPAN("{}"));
+	} else if (body_checked(req)) {
+		segments_build(req);
+		request_pick(req);
+	}
+}

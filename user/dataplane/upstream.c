@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Kept connections to endpoints: a stack per endpoint, the youngest first, none older than 4 s. */
+#include "dataplane/upstream.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+
+void upstream_release_if_quiet(struct upstream *up)
+{
+	if (up->connect_op.pending || up->send_op.pending || up->recv_op.pending)
+		return;
+	block_free(&up->worker->blocks, up->head);
+	block_free(&up->worker->blocks, up->in);
+	if (up->fd >= 0)
+		close(up->fd);
+	endpoint_put(up->endpoint);
+	worker_upstream_free(up);
+}
+
+void upstream_close(struct upstream *up)
+{
+	up->closing = true;
+	up->req = NULL;
+	timer_clear(&up->timer);
+	if (up->fd >= 0)
+		shutdown(up->fd, SHUT_RDWR);
+	upstream_release_if_quiet(up);
+}
+
+/* Has the engine closed it meanwhile, or sent what nobody asked for? */
+static bool still_clean(const struct upstream *up)
+{
+	char byte;
+
+	return recv(up->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+struct upstream *upstream_take(struct worker *w, const struct endpoint *ep)
+{
+	uint64_t now_ms = clock_mono_ns() / NS_PER_MS;
+	struct upstream *up;
+
+	while ((up = w->kept[ep->slot])) {
+		w->kept[ep->slot] = up->next_kept;
+		w->kept_count[ep->slot]--;
+		if (up->endpoint == ep && now_ms - up->idle_since_ms < w->cfg->upstream_idle_ms &&
+		    still_clean(up)) {
+			up->reused = true;
+			return up;
+		}
+		upstream_close(up);
+	}
+	return NULL;
+}
+
+void upstream_keep(struct upstream *up)
+{
+	struct worker *w = up->worker;
+	uint16_t slot = up->endpoint->slot;
+
+	if (w->kept_count[slot] >= w->cfg->upstream_kept_max || w->draining) {
+		upstream_close(up);
+		return;
+	}
+	timer_clear(&up->timer);
+	block_free(&w->blocks, up->head);
+	block_free(&w->blocks, up->in);
+	up->head = up->in = NULL;
+	up->req = NULL;
+	up->head_done = up->body_done = up->sse_checked = false;
+	up->chunks = (struct http1_chunks){0};
+	up->dechunk = up->rechunk = false;
+	up->seen = up->head_sent = 0;
+	up->body_sent = 0;
+	up->idle_since_ms = clock_mono_ns() / NS_PER_MS;
+	up->next_kept = w->kept[slot];
+	w->kept[slot] = up;
+	w->kept_count[slot]++;
+}
+
+void upstream_expire(struct worker *w, uint64_t now_ms)
+{
+	for (unsigned int slot = 0; slot < ENDPOINTS_MAX; slot++) {
+		struct upstream **link = &w->kept[slot];
+
+		while (*link) { /* young ones stand first */
+			struct upstream *up = *link;
+
+			if (now_ms - up->idle_since_ms < w->cfg->upstream_idle_ms &&
+			    !up->endpoint->draining) {
+				link = &up->next_kept;
+				continue;
+			}
+			*link = up->next_kept;
+			w->kept_count[slot]--;
+			upstream_close(up);
+		}
+	}
+}
