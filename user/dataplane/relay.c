@@ -114,6 +114,10 @@ static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
 	if (up->framing != HTTP1_CHUNKED) {
 		uint64_t n = (uint64_t)(end - p);
 
+		if (up->framing == HTTP1_NO_BODY) { /* nothing may follow such a head */
+			up->keep_alive &= n == 0;
+			return (ssize_t)from;
+		}
 		if (up->framing == HTTP1_LENGTH_BODY && n >= up->left) {
 			up->keep_alive &= n == up->left;
 			n = up->left;
