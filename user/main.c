@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sluiced: flags -> config -> maps -> store -> workers -> wait. The only file that sees everything.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "controlplane/control.h"
+#include "controlplane/options.h"
+#include "controlplane/store.h"
+#include "dataplane/worker.h"
+#include "scheduler/prefix_index.h"
+
+struct agent {
+	struct config cfg;
+	struct budget budget;
+	struct sluice_endpoint *endpoints;
+	struct sluice_endpoint_load *load;
+	void *affinity;
+	struct prefix_index *index;
+	struct scheduler *sched;
+	struct store *store;
+	struct control *control;
+	struct access_log *log;
+	struct worker *workers;
+	unsigned int worker_count;
+};
+
+static void *shared_memory(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void endpoint_lost(void *arg, uint32_t slot, uint32_t old_generation)
+{
+	struct agent *a = arg;
+
+	(void)old_generation;
+	prefix_index_forget(a->index, (uint16_t)slot);
+}
+
+static int knowledge_init(struct agent *a)
+{
+	struct store_hooks hooks = {.arg = a, .endpoint_lost = endpoint_lost};
+	char *error = NULL;
+	int err;
+
+	a->endpoints = shared_memory(ENDPOINTS_MAX * sizeof(*a->endpoints));
+	a->load = shared_memory(ENDPOINTS_MAX * sizeof(*a->load));
+	a->affinity = shared_memory(a->cfg.affinity_bytes_max);
+	if (!a->endpoints || !a->load || !a->affinity)
+		return -ENOMEM;
+	err = prefix_index_new(a->affinity, a->cfg.affinity_bytes_max, a->worker_count, &a->index);
+	if (!err)
+		err = scheduler_new(&a->cfg, a->index, a->worker_count, &a->sched, &error);
+	if (err) {
+		log_error("scheduler: %s", error ? error : strerror(-err));
+		free(error);
+		return err;
+	}
+	a->store = store_new(&a->cfg, a->endpoints, a->load, &hooks);
+	return a->store ? 0 : -ENOMEM;
+}
+
+static int workers_init(struct agent *a)
+{
+	a->workers = calloc(a->worker_count, sizeof(*a->workers));
+	if (!a->workers)
+		return -ENOMEM;
+	a->budget.max = a->cfg.buffered_bytes_max;
+	for (unsigned int i = 0; i < a->worker_count; i++) {
+		struct worker *w = &a->workers[i];
+		int err;
+
+		w->index = i;
+		w->cfg = &a->cfg;
+		w->budget = &a->budget;
+		w->log = a->log;
+		w->sched = scheduler_worker(a->sched, i);
+		err = store_attach_worker(a->store, &w->mailbox);
+		if (!err)
+			err = worker_start(w);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int agent_start(struct agent *a)
+{
+	char error[512];
+	int err;
+
+	a->worker_count =
+		a->cfg.workers ? a->cfg.workers : (unsigned int)sysconf(_SC_NPROCESSORS_ONLN);
+	if (a->worker_count > WORKERS_MAX)
+		a->worker_count = WORKERS_MAX;
+	err = knowledge_init(a);
+	if (err)
+		return err;
+	if (a->cfg.access_log && access_log_new(a->cfg.access_log, a->worker_count, &a->log)) {
+		log_error("cannot write the access log %s", a->cfg.access_log);
+		return -EIO;
+	}
+	err = control_start(&a->cfg, a->store, error, sizeof(error), &a->control);
+	if (err) {
+		log_error("%s", error);
+		return err;
+	}
+	return workers_init(a);
+}
+
+static bool all_idle(const struct agent *a)
+{
+	for (unsigned int i = 0; i < a->worker_count; i++)
+		if (!a->workers[i].idle)
+			return false;
+	return true;
+}
+
+/* SIGTERM: no new connections; what runs may finish, for a while. */
+static void agent_drain(struct agent *a)
+{
+	uint64_t until = clock_mono_ns() + a->cfg.drain_timeout_ms * NS_PER_MS;
+
+	log_info("draining: running requests may finish");
+	for (unsigned int i = 0; i < a->worker_count; i++)
+		worker_drain(&a->workers[i]);
+	while (!all_idle(a) && clock_mono_ns() < until)
+		usleep(20000);
+}
+
+static void agent_stop(struct agent *a)
+{
+	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
+		worker_stop(&a->workers[i]);
+	control_stop(a->control);
+	access_log_free(a->log);
+}
+
+static void agent_wait(struct agent *a)
+{
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	for (;;) {
+		struct timespec tick = {.tv_nsec = 50 * 1000 * 1000};
+
+		sig = sigtimedwait(&set, NULL, &tick);
+		prefix_index_tick(a->index);
+		if (sig == SIGHUP) {
+			access_log_reopen(a->log);
+			control_reload(a->control);
+		} else if (sig > 0) {
+			return;
+		}
+	}
+}
+
+static void limits_raise(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) == 0) {
+		rl.rlim_cur = rl.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &rl);
+	}
+}
+
+static void signals_block(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int agent_run(struct agent *a)
+{
+	int err;
+
+	signals_block();
+	limits_raise();
+	err = agent_start(a);
+	if (!err) {
+		for (size_t i = 0; i < a->cfg.listen.count; i++)
+			log_info("listening on %s", a->cfg.listen.items[i]);
+		agent_wait(a);
+		agent_drain(a);
+	}
+	agent_stop(a);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+	static struct agent agent;
+	enum config_action action;
+	struct config_error error = {""};
+	char text[512];
+
+	config_init_defaults(&agent.cfg);
+	if (config_parse_args(&agent.cfg, argc, argv, &action, &error)) {
+		fprintf(stderr, "sluiced: %s\n", error.text);
+		return 2;
+	}
+	log_set_level((enum log_level)agent.cfg.log_level);
+	switch (action) {
+	case CONFIG_HELP:
+		config_write_help(stdout);
+		return 0;
+	case CONFIG_VERSION:
+		printf("sluiced %s\n", SLUICE_VERSION);
+		return 0;
+	case CONFIG_CHECK:
+		if (control_check(&agent.cfg, text, sizeof(text))) {
+			fprintf(stderr, "sluiced: %s\n", text);
+			return 2;
+		}
+		config_write_yaml(stdout, &agent.cfg);
+		return 0;
+	default:
+		return agent_run(&agent);
+	}
+}
