@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that are dead, hung or lying: no request fails that another engine could serve."""
+import concurrent.futures
+import json
+import socket
+
+import replay
+from harness import Gateway, chat, eventually, free_port, main, post
+from replay import Replay, fixture, payload
+
+PATH = "/v1/chat/completions"
+WANT = payload(fixture("chat"))[0]
+WANT_STREAM = payload(fixture("chat_stream_usage"))[0]
+
+
+def alone(act, *flags, body=None):
+    """The answer when the only engine misbehaves."""
+    engine = Replay(otherwise=act)
+    with Gateway([engine], *flags) as gw:
+        got = post(gw.port, PATH, body or chat())
+        reached = len(engine.inference())
+    engine.stop()
+    return got, reached, None
+
+
+def is_an_error(got):
+    assert 500 <= got.status <= 504, (got.status, got.body[:200])
+    assert got.json()["error"]["message"], got.body
+
+
+def among_eight(act, requests=64, flags=()):
+    """One engine misbehaves, seven do not: every request is answered whole."""
+    bad = Replay(otherwise=act) if callable(act) or isinstance(act, bytes) else None
+    good = [Replay() for _ in range(7)]
+    address = bad.address if bad else f"127.0.0.1:{free_port()}"
+    with Gateway([*good[:3], address, *good[3:]], *flags) as gw:
+        def one(i):
+            stream = i % 2 == 1
+            got = post(gw.port, PATH, chat(f"question {i} " * 20, stream=stream))
+            want = WANT_STREAM if stream else WANT
+            return (got.status == 200 and got.complete and got.body == want,
+                    got.status, got.body[:200])
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            failed = [r for r in pool.map(one, range(requests)) if not r[0]]
+        assert not failed, (len(failed), failed[:3])
+    for e in good:
+        e.stop()
+    if bad:
+        seen = len(bad.inference())
+        bad.stop()
+        return seen
+    return 0
+
+
+def test_a_dead_endpoint_among_eight_fails_no_request():
+    among_eight(None)
+
+
+def test_a_resetting_endpoint_among_eight_fails_no_request():
+    assert among_eight(replay.reset) > 0, "it was never tried"
+
+
+def test_an_endpoint_that_closes_among_eight_fails_no_request():
+    assert among_eight(replay.close_silently) > 0
+
+
+def test_a_half_closing_endpoint_among_eight_fails_no_request():
+    assert among_eight(replay.half_close) > 0
+
+
+def test_an_endpoint_of_garbage_among_eight_fails_no_request():
+    assert among_eight(replay.garbage) > 0
+
+
+def test_an_endpoint_with_two_lengths_among_eight_fails_no_request():
+    assert among_eight(replay.lying_twice) > 0
+
+
+def test_an_endpoint_with_length_and_chunks_among_eight_fails_no_request():
+    assert among_eight(replay.lying_both) > 0
+
+
+def test_an_endpoint_of_503_among_eight_fails_no_request():
+    assert among_eight(replay.status(503, "ServiceUnavailable")) > 0
+
+
+def test_an_endpoint_with_a_hundred_megabyte_head_among_eight_fails_no_request():
+    assert among_eight(replay.huge_head, requests=32) > 0
+
+
+def test_a_hung_endpoint_among_eight_fails_no_request():
+    assert among_eight(replay.hang, flags=("--response-timeout", "500ms")) > 0
+
+
+def test_an_endpoint_that_does_not_accept_is_left_after_the_connect_timeout():
+    # A listener with a full backlog: the SYN is never answered.
+    server = socket.create_server(("127.0.0.1", 0), backlog=0)
+    address = "127.0.0.1:%d" % server.getsockname()[1]
+    fillers = []
+    for _ in range(8):
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex(server.getsockname())
+        fillers.append(s)
+    good = Replay()
+    with Gateway([address, good], "--connect-timeout", "200ms") as gw:
+        for i in range(12):
+            got = post(gw.port, PATH, chat(f"n {i}"))
+            assert got.status == 200 and got.body == WANT, (i, got.status, got.body[:200])
+    for s in fillers:
+        s.close()
+    server.close()
+    good.stop()
+
+
+def test_refused_alone_is_an_error_with_a_cause():
+    with Gateway([f"127.0.0.1:{free_port()}"], ready=False) as gw:
+        def answered():
+            try:
+                return post(gw.port, PATH, chat())
+            except OSError:
+                return None
+        is_an_error(eventually("an answer", answered))
+
+
+def test_a_reset_alone_is_an_error_with_a_cause():
+    is_an_error(alone(replay.reset)[0])
+
+
+def test_garbage_alone_is_an_error_with_a_cause():
+    is_an_error(alone(replay.garbage)[0])
+
+
+def test_a_huge_head_alone_is_an_error_with_a_cause():
+    is_an_error(alone(replay.huge_head)[0])
+
+
+def test_a_truncated_answer_never_looks_complete():
+    got, _, _ = alone(replay.truncated)
+    assert not (got.status == 200 and got.complete), got.body[:100]
+
+
+def test_bytes_after_the_answer_never_reach_another_client():
+    engine = Replay(otherwise=replay.over_long)
+    with Gateway([engine]) as gw:
+        for _ in range(20):
+            got = post(gw.port, PATH, chat())
+            assert got.status == 200 and got.body == b"{}", (got.status, got.body)
+    engine.stop()
+
+
+def test_a_bad_chunk_never_looks_complete():
+    got, _, _ = alone(replay.bad_chunk)
+    assert not (got.status == 200 and got.complete), (got.status, got.body)
+
+
+def test_interim_answers_are_dropped():
+    got, _, _ = alone(replay.interim)
+    assert got.status == 200 and got.body == WANT, (got.status, got.body[:200])
+
+
+def test_204_is_passed_on_and_the_connection_is_kept():
+    got, _, _ = alone(replay.no_content)
+    assert got.status == 204 and got.body == b"", (got.status, got.body)
+
+
+def test_a_client_error_is_never_retried():
+    engines = [Replay(otherwise=replay.status(422, "Unprocessable")) for _ in range(3)]
+    with Gateway(engines) as gw:
+        assert post(gw.port, PATH, chat()).status == 422
+        assert sum(len(e.inference()) for e in engines) == 1
+    [e.stop() for e in engines]
+
+
+def test_500_is_never_retried_unless_asked_for():
+    for flags, want in (((), 1), (("--retry-500",), 3)):
+        engines = [Replay(otherwise=replay.status(500, "Oops")) for _ in range(3)]
+        with Gateway(engines, *flags) as gw:
+            assert post(gw.port, PATH, chat()).status == 500
+            tries = sum(len(e.inference()) for e in engines)
+            assert tries == want, (flags, tries)
+        [e.stop() for e in engines]
+
+
+def test_a_stream_whose_first_event_is_an_error_goes_elsewhere():
+    assert among_eight(fixture("decode_stream_unreachable")) > 0
+
+
+def test_a_first_event_error_alone_is_a_failed_head():
+    got, _, _ = alone(fixture("decode_stream_unreachable"), body=chat(stream=True))
+    assert got.status >= 500, (got.status, got.body)
+    assert b"error" in got.body
+
+
+def test_an_endpoint_that_dies_in_mid_stream_is_told_to_the_client():
+    for act in (replay.dies_in_stream, replay.resets_in_stream):
+        got, _, _ = alone(act, body=chat(stream=True))
+        assert got.status == 200
+        assert not got.complete, "the cut stream looks complete"
+        events = [e for e in got.body.split(b"\n\n") if e.strip()]
+        last = events[-1].strip()
+        assert last.startswith(b"data: {"), last
+        assert json.loads(last[6:])["error"]["message"], last
+        assert b"[DONE]" not in got.body
+
+
+def test_a_killed_worker_process_ends_its_stream_in_its_own_words():
+    answer = fixture("stream_chat_engine_killed")
+    got, _, _ = alone(answer, body=chat(stream=True))
+    assert got.status == 200 and got.body == payload(answer)[0], got.body[-300:]
+
+
+def test_a_stale_kept_connection_costs_the_client_nothing():
+    def close_after(conn, _):
+        conn.sendall(replay.relength(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                                     b"content-length: 0\r\n\r\n" + WANT))
+        return "close"  # as engines do after their idle time: without a word
+    engine = Replay(otherwise=close_after)
+    with Gateway([engine]) as gw:
+        for i in range(50):
+            got = post(gw.port, PATH, chat())
+            assert got.status == 200 and got.body == WANT, (i, got.status, got.body[:200])
+    engine.stop()
+
+
+def test_an_engine_that_comes_back_is_used_again():
+    engine = Replay()
+    port = engine.port
+    with Gateway([engine], "--probe-interval", "50ms") as gw:
+        assert post(gw.port, PATH, chat()).status == 200
+        engine.stop()
+        engine = None
+        eventually("the engine is missed", lambda: post(gw.port, PATH, chat()).status >= 500)
+        engine = Replay(port=port)
+        eventually("the engine serves again", lambda: post(gw.port, PATH, chat()).status == 200)
+    engine.stop()
+
+
+main(globals()) if __name__ == "__main__" else None
