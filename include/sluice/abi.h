@@ -14,6 +14,12 @@
 
 #define SLUICE_ABI_VERSION 1
 
+/* Map `abi`: one element, what the other pinned maps are laid out by. */
+struct sluice_abi {
+	__u32 version; /* SLUICE_ABI_VERSION */
+	__u32 reserved;
+};
+
 enum sluice_endpoint_state {
 	SLUICE_ENDPOINT_FREE = 0,     /* slot unused */
 	SLUICE_ENDPOINT_READY = 1,    /* takes new requests */

@@ -21,7 +21,7 @@ static void refusals_say_line_and_column(void **state)
 	} cases[] = {
 		{"lisen: 1\n", "f:1:1: unknown key \"lisen\""},
 		{"cors: true\nworkers: x\n", "f:2:10: workers: \"x\" is not a number"},
-		{"cors: true\n  workers\n", "f:2:"},
+		{"cors: true\n  workers\n", "f:1:7: cors: \"true workers\" is not true or false"},
 		{"workers: 1\nworkers: 2\n", "f:2:1: workers is here twice"},
 		{"workers: [1]\n", "f:1:10: workers takes one value, not a list"},
 		{"endpoint:\n  - a:1\n  - [b]\n", "f:3:5: endpoint: items are plain texts"},

@@ -14,7 +14,7 @@
 #include <stddef.h>
 
 #include "base/config.h"
-#include "base/endpoint.h"
+#include "sluice/abi.h"
 
 struct bpf_sync;
 
@@ -31,10 +31,7 @@ void *bpf_sync_affinity(struct bpf_sync *sync, size_t *ret_bytes);
 /* True if the three are kernel maps. */
 bool bpf_sync_in_kernel(const struct bpf_sync *sync);
 
-/* Writes the `endpoints` map to match the snapshot and the breakers' states. One thread. */
-void bpf_sync_publish(struct bpf_sync *sync, const struct endpoint_snapshot *snap);
-
-/* Removes all pins and the directory. 0 if there are none. */
+/* Removes all our pins and the directories. 0 also if there are none. */
 int bpf_sync_uninstall(const char *bpffs_dir);
 
 #endif
