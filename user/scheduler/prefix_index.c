@@ -17,6 +17,7 @@
 #define WIDE_EVERY_BYTES   2048 /* one wide record for so many bytes of buckets */
 #define FILL_LIMIT_PERCENT 85
 #define PREFETCH_AHEAD	   16
+#define PREFETCH_STEPS	   4
 #define PREFETCH_SECOND	   6
 
 static void wides_init(struct prefix_index *ix)
@@ -167,8 +168,10 @@ static void prefetch(const struct prefix_index *ix, const uint64_t *hashes, uint
 
 		if (!walk_goes_on(&w, figure_read(&ix->buckets[w.bucket].passed)))
 			return;
-		walk_next(ix, &w);
-		__builtin_prefetch(&ix->buckets[w.bucket]);
+		for (unsigned int n = 0; n < PREFETCH_STEPS; n++) {
+			walk_next(ix, &w);
+			__builtin_prefetch(&ix->buckets[w.bucket]);
+		}
 	}
 }
 
