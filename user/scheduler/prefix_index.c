@@ -60,8 +60,6 @@ int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefi
 		prefix_index_free(ix);
 		return -ENOMEM;
 	}
-	if (mem)
-		memset(mem, 0, ix->bucket_count * sizeof(*ix->buckets));
 	memset(ix->rings, 0, workers * sizeof(*ix->rings));
 	wides_init(ix);
 	*ret = ix;

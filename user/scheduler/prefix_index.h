@@ -43,7 +43,7 @@ struct prefix_index_stats {
 };
 
 /*
- * mem: zeroed or not, 64-byte aligned, borrowed, e.g. the mmaped map; NULL: anonymous memory of
+ * mem: zeroed, 64-byte aligned, borrowed, e.g. the mmaped map; NULL: anonymous memory of
  * that size. bytes >= 64 KB. workers: learners, each with a ring of its own.
  */
 int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefix_index **ret);
