@@ -4,6 +4,9 @@
 
 #include <errno.h>
 
+#define METHOD_BYTES_MAX 32 /* no method is longer; a longer one is refused before its line ends   \
+			     */
+
 static enum http1_refusal method_parse(struct http1_head *head, struct span text)
 {
 	static const struct {
@@ -14,7 +17,7 @@ static enum http1_refusal method_parse(struct http1_head *head, struct span text
 		     {SPAN("POST"), HTTP1_POST},
 		     {SPAN("OPTIONS"), HTTP1_OPTIONS}};
 
-	if (!http1_is_token(text))
+	if (text.len > METHOD_BYTES_MAX || !http1_is_token(text))
 		return HTTP1_BAD_METHOD;
 	head->method = HTTP1_OTHER;
 	head->method_text = text;
@@ -172,7 +175,7 @@ static enum http1_refusal early_parse(const char *buf, size_t len, uint32_t head
 	if (len && !http1_is_token(span_of(buf, 1)))
 		return HTTP1_BAD_START;
 	space = memchr(buf, ' ', line);
-	if (!space && line > 32)
+	if ((space ? (size_t)(space - buf) : line) > METHOD_BYTES_MAX)
 		return HTTP1_BAD_METHOD;
 	if (space && !cr && line - (size_t)(space - buf) > target_max + 16)
 		return HTTP1_TARGET_BYTES;
