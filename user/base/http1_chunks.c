@@ -4,14 +4,19 @@
  *     \--CR-------+--> SIZE_LF --> DATA --> DATA_CR --> DATA_LF --> SIZE
  *                             \--> (size 0) TRAILER --CR--> TRAILER_LF --> … --> END_LF --> DONE
  */
-#include "base/http1.h"
+#include "base/http1_syntax.h"
 
 #include <errno.h>
 
 enum {
 	SIZE,
 	EXT,
+	EXT_NAME,
+	EXT_EQUALS,
+	EXT_VALUE,
 	QUOTED,
+	QUOTED_PAIR,
+	QUOTED_END,
 	SIZE_LF,
 	DATA,
 	DATA_CR,
@@ -51,15 +56,33 @@ static int size_byte(struct http1_chunks *c, char b)
 	return 0;
 }
 
+/* After the size: *( ";" name [ "=" token or quoted string ] ), blanks after ";" and "=" only. */
 static int ext_byte(struct http1_chunks *c, char b)
 {
-	if (b == '"')
-		c->state = c->state == EXT ? QUOTED : EXT;
-	else if (b == '\r')
-		c->state = SIZE_LF;
-	else if (((unsigned char)b < 0x20 && b != '\t') || b == 0x7f)
-		return -EBADMSG;
-	return 0;
+	bool blank = b == ' ' || b == '\t', token = http1_is_token(span_of(&b, 1));
+
+	switch (c->state) {
+	case QUOTED:
+		c->state = b == '"' ? QUOTED_END : b == '\\' ? QUOTED_PAIR : QUOTED;
+		return ((unsigned char)b < 0x20 && b != '\t') || b == 0x7f ? -EBADMSG : 0;
+	case QUOTED_PAIR:
+		c->state = QUOTED;
+		return ((unsigned char)b < 0x20 && b != '\t') || b == 0x7f ? -EBADMSG : 0;
+	case EXT:
+	case EXT_EQUALS:
+		if (b == '"' && c->state == EXT_EQUALS)
+			c->state = QUOTED;
+		else if (token)
+			c->state = c->state == EXT ? EXT_NAME : EXT_VALUE;
+		return blank || token || c->state == QUOTED ? 0 : -EBADMSG;
+	default: /* EXT_NAME, EXT_VALUE, QUOTED_END */
+		if (token && c->state != QUOTED_END)
+			return 0;
+		if (b != ';' && b != '\r' && (b != '=' || c->state != EXT_NAME))
+			return -EBADMSG;
+		c->state = b == ';' ? EXT : b == '=' ? EXT_EQUALS : SIZE_LF;
+		return 0;
+	}
 }
 
 static int line_byte(struct http1_chunks *c, char b)
@@ -74,7 +97,12 @@ static int line_byte(struct http1_chunks *c, char b)
 	case SIZE:
 		return size_byte(c, b);
 	case EXT:
+	case EXT_NAME:
+	case EXT_EQUALS:
+	case EXT_VALUE:
 	case QUOTED:
+	case QUOTED_PAIR:
+	case QUOTED_END:
 		return ext_byte(c, b);
 	case SIZE_LF:
 		c->state = c->left ? DATA : LINE;

@@ -34,13 +34,14 @@ void blocks_fini(struct blocks *b)
 	}
 }
 
-struct block *block_new(struct blocks *b, size_t bytes)
+static struct block *block_take(struct blocks *b, int k, bool past_budget)
 {
-	int k = bytes > BLOCK_SMALL;
 	struct block *block = b->free[k];
 
-	if (atomic_fetch_add_explicit(&b->budget->used, sizes[k], memory_order_relaxed) + sizes[k] >
-		    b->budget->max ||
+	if ((atomic_fetch_add_explicit(&b->budget->used, sizes[k], memory_order_relaxed) +
+			     sizes[k] >
+		     b->budget->max &&
+	     !past_budget) ||
 	    (!block && b->fresh[k] == b->count[k])) {
 		atomic_fetch_sub_explicit(&b->budget->used, sizes[k], memory_order_relaxed);
 		return NULL;
@@ -56,6 +57,16 @@ struct block *block_new(struct blocks *b, size_t bytes)
 	block->next = NULL;
 	block->start = block->end = 0;
 	return block;
+}
+
+struct block *block_new(struct blocks *b, size_t bytes)
+{
+	return block_take(b, bytes > BLOCK_SMALL, false);
+}
+
+struct block *block_replace(struct blocks *b)
+{
+	return block_take(b, 0, true);
 }
 
 void block_free(struct blocks *b, struct block *block)

@@ -39,6 +39,11 @@ void blocks_fini(struct blocks *b);
 
 /* An empty block of at least `bytes` (<= BLOCK_BIG), or NULL when the budget is used up. */
 struct block *block_new(struct blocks *b, size_t bytes);
+/*
+ * A small one in place of a receive buffer that was filled: bytes that have come are never thrown
+ * away for the budget's sake (it holds back bodies before they are read). NULL: no memory at all.
+ */
+struct block *block_replace(struct blocks *b);
 /* Frees the block; NULL is fine. */
 void block_free(struct blocks *b, struct block *block);
 void block_free_chain(struct blocks *b, struct block *first);

@@ -50,7 +50,13 @@ static void client_close(struct client *c)
 		return;
 	timer_clear(&c->timer);
 	c->state = CLIENT_CLOSING;
-	shutdown(c->fd, SHUT_RDWR); /* the kernel gives the pending operations back */
+	if (c->reset) {
+		struct linger now = {.l_onoff = 1};
+
+		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	}
+	shutdown(c->fd,
+		 c->reset ? SHUT_RD : SHUT_RDWR); /* the kernel gives the pending operations back */
 	client_release_if_quiet(c);
 }
 
@@ -226,7 +232,9 @@ static void client_all_sent(struct client *c)
 		request_done(c->req);
 		c->req = NULL;
 	}
-	if (c->close || c->gone || c->worker->draining)
+	if (c->reset)
+		client_close(c);
+	else if (c->close || c->gone || c->worker->draining)
 		client_linger(c);
 	else
 		client_next(c);

@@ -38,6 +38,7 @@ struct client {
 	uint8_t state;
 	bool gone;     /* the peer hung up */
 	bool close;    /* no further request on this connection */
+	bool reset;    /* end with RST */
 	bool answered; /* everything of the answer is queued */
 	bool waiting;  /* for the bytes budget */
 	bool send_failed;

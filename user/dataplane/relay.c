@@ -46,31 +46,48 @@ void relay_resume(struct upstream *up)
 		relay_recv(up);
 }
 
+/* An event of ours may follow: between two chunks, or where the connection's end is the framing. */
+static struct block *cut_event(struct upstream *up)
+{
+	static const char event[] =
+		"data: {\"error\":{\"message\":\"The engine failed in the middle "
+		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
+		"\"code\":502}}\n\n";
+	const char *gap = up->req->sse.kept ? "\n\n" : ""; /* an event stands open */
+	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk;
+	struct block *b;
+
+	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY ||
+	    (chunked && !http1_chunks_at_boundary(&up->chunks)))
+		return NULL;
+	b = block_new(&up->worker->blocks, BLOCK_SMALL);
+	if (!b)
+		return NULL;
+	if (chunked || up->rechunk)
+		b->end = (uint32_t)snprintf(b->data, b->size, "%s%zx\r\n%s%s\r\n",
+					    up->rechunk && up->left ? "\r\n" : "",
+					    strlen(gap) + sizeof(event) - 1, gap, event);
+	else
+		b->end = (uint32_t)snprintf(b->data, b->size, "%s%s", gap, event);
+	return b;
+}
+
 /* The answer cannot be finished: the client must see that it is cut. */
 static void relay_cut(struct upstream *up, const char *cause)
 {
 	struct request *req = up->req;
 	struct client *c = req->client;
-	static const char event[] =
-		"data: {\"error\":{\"message\":\"The engine failed in the middle "
-		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
-		"\"code\":502}}\n\n";
-	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk;
-	struct block *b;
+	bool until_close = up->dechunk || (up->framing == HTTP1_UNTIL_CLOSE && !up->rechunk);
+	struct block *b = cut_event(up);
 
 	metric_inc(M_STREAM_CUT);
 	req->error = cause;
 	health_report(up->endpoint, HEALTH_RESET);
-	b = req->is_sse && (!chunked || http1_chunks_at_boundary(&up->chunks))
-		    ? block_new(&up->worker->blocks, BLOCK_SMALL)
-		    : NULL;
 	forward_end(req, false);
-	if (b) {
-		b->end = (uint32_t)(chunked ? snprintf(b->data, b->size, "%zx\r\n%s\r\n",
-						       sizeof(event) - 1, event)
-					    : snprintf(b->data, b->size, "%s", event));
+	if (b)
 		client_send(c, b);
-	}
+	else if (until_close)
+		c->reset = true; /* a plain close would look like its end */
 	client_answer_end(c, false);
 }
 
@@ -385,9 +402,12 @@ static void recv_done(struct op *op, int res, unsigned int flags)
 			upstream_release_if_quiet(up);
 		return;
 	}
-	if (res == -ENOBUFS || (res > 0 && !b)) { /* no buffer now: the watch tries again */
-		if (res > 0)
-			relay_failed(up, "the gateway is out of memory");
+	if (res == -ENOBUFS || res == -EINTR) { /* a burst: offers are back by the next turn */
+		relay_recv(up);
+		return;
+	}
+	if (res > 0 && !b) {
+		relay_failed(up, "the gateway is out of memory");
 		return;
 	}
 	if (res <= 0) {

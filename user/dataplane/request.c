@@ -123,6 +123,7 @@ void request_attempt_failed(struct request *req, struct failure why)
 	snprintf(text, sizeof(text), "The engine %s failed: %s.",
 		 req->picked ? req->pick.endpoint->name : "", why.cause);
 	attempt_end(req, true);
+	req->failed_status = why.status;
 	if (why.retry && may_retry(req)) {
 		retry_count(&why);
 		req->sse = (struct sse){0};
@@ -162,7 +163,8 @@ static void pick_failed(struct request *req, int err)
 	if (err == -EBUSY)
 		respond_error(req, 503, "server_error", "No endpoint fits this request now.");
 	else if (req->tried_count)
-		respond_error(req, 502, "server_error", "Every engine that was tried failed.");
+		respond_error(req, req->failed_status ? req->failed_status : 502, "server_error",
+			      "Every engine that was tried failed.");
 	else
 		respond_error(req, 503, "server_error", "No engine is ready for this model.");
 }
@@ -177,26 +179,20 @@ static void request_pick(struct request *req)
 
 	if (w->snapshot && req->says.model[0])
 		model = snapshot_find_model(w->snapshot, span_of_str(req->says.model));
-	for (unsigned int round = 0; w->snapshot && round <= RETRIES_MAX; round++) {
+	if (w->snapshot) {
 		sched_request_fill(req, model, &sr);
 		err = scheduler_pick(w->sched, w->snapshot, &sr, &req->pick);
-		if (err)
-			break;
-		req->picked = true;
-		endpoint_get(req->pick.endpoint);
-		if (health_trial_begin(req->pick.endpoint)) {
-			scheduler_learn(w->sched, &req->pick);
-			metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
-			req->attempts++;
-			forward_start(req);
-			return;
-		}
-		if (req->tried_count < RETRIES_MAX + 2)
-			req->tried[req->tried_count++] = req->pick.endpoint->slot;
-		attempt_end(req, true);
-		err = -EAGAIN;
 	}
-	pick_failed(req, err);
+	if (err) {
+		pick_failed(req, err);
+		return;
+	}
+	req->picked = true; /* and a half-open circuit's trial is ours to report */
+	endpoint_get(req->pick.endpoint);
+	scheduler_learn(w->sched, &req->pick);
+	metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
+	req->attempts++;
+	forward_start(req);
 }
 
 /* Does the body say something that can be served? Answers it here if not. */

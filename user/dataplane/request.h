@@ -45,7 +45,8 @@ struct request {
 
 	struct sse sse;
 	bool is_sse;
-	int status; /* sent to the client */
+	int status;	   /* sent to the client */
+	int failed_status; /* what the last failed attempt would have been told as */
 	const char *error;
 	uint64_t begin_ns, body_ns, sent_ns, first_ns, last_ns, bytes_out, progress_ns, events;
 

@@ -157,6 +157,21 @@ void ring_poll(struct ring *r, struct op *op, int fd, unsigned int events)
 	io_uring_sqe_set_data(sqe, op);
 }
 
+void ring_cancel(struct ring *r, struct op *op)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!op->pending)
+		return;
+	sqe = io_uring_get_sqe(&r->uring);
+	while (!sqe) {
+		io_uring_submit(&r->uring);
+		sqe = io_uring_get_sqe(&r->uring);
+	}
+	io_uring_prep_cancel(sqe, op, 0);
+	io_uring_sqe_set_data(sqe, NULL); /* its own completion says nothing */
+}
+
 struct block *ring_offer_take(struct ring *r, unsigned int flags, int res)
 {
 	unsigned int bid = flags >> IORING_CQE_BUFFER_SHIFT;
@@ -165,8 +180,8 @@ struct block *ring_offer_take(struct ring *r, unsigned int flags, int res)
 	if (!(flags & IORING_CQE_F_BUFFER))
 		return NULL;
 	block = r->offered[bid];
-	fresh = res > 0 ? block_new(r->blocks, BLOCK_SMALL) : NULL;
-	if (!fresh) { /* nothing came, or the budget is used up: the buffer goes back on offer */
+	fresh = res > 0 ? block_replace(r->blocks) : NULL;
+	if (!fresh) { /* nothing came, or the reserve is used up too: back on offer */
 		offer_put(r, bid, block);
 		return NULL;
 	}

@@ -46,6 +46,9 @@ void ring_connect(struct ring *r, struct op *op, int fd, const struct sockaddr *
 		  socklen_t len);
 void ring_poll(struct ring *r, struct op *op, int fd, unsigned int events);
 
+/* Asks for a pending operation's end; its own completion still comes. */
+void ring_cancel(struct ring *r, struct op *op);
+
 /* The block a completed ring_recv_offer() filled, now the caller's; NULL if flags name none. */
 struct block *ring_offer_take(struct ring *r, unsigned int flags, int res);
 

@@ -24,6 +24,7 @@ void upstream_close(struct upstream *up)
 	up->closing = true;
 	up->req = NULL;
 	timer_clear(&up->timer);
+	ring_cancel(&up->worker->ring, &up->connect_op);
 	if (up->fd >= 0)
 		shutdown(up->fd, SHUT_RDWR);
 	upstream_release_if_quiet(up);
