@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A hash table of block hashes with an LRU list through it; both fixed at start. */
+#include <stdlib.h>
+
+#include "sluice-sim/sim.h"
+
+struct node {
+	uint64_t hash;
+	uint32_t next_hash, newer, older;
+};
+
+struct cache {
+	uint32_t capacity, used, mask, newest, oldest;
+	uint32_t *buckets;
+	struct node *nodes; /* 1-based: 0 is none */
+};
+
+struct cache *cache_new(uint32_t blocks)
+{
+	struct cache *c = calloc(1, sizeof(*c));
+	uint32_t size = 16;
+
+	while (size < blocks)
+		size *= 2;
+	c->capacity = blocks;
+	c->mask = size - 1;
+	c->buckets = calloc(size, sizeof(uint32_t));
+	c->nodes = calloc((size_t)blocks + 1, sizeof(struct node));
+	return c;
+}
+
+void cache_free(struct cache *c)
+{
+	free(c->buckets);
+	free(c->nodes);
+	free(c);
+}
+
+static uint32_t find(const struct cache *c, uint64_t hash)
+{
+	uint32_t i = c->buckets[hash & c->mask];
+
+	while (i && c->nodes[i].hash != hash)
+		i = c->nodes[i].next_hash;
+	return i;
+}
+
+static void list_out(struct cache *c, uint32_t i)
+{
+	struct node *n = &c->nodes[i];
+
+	*(n->newer ? &c->nodes[n->newer].older : &c->newest) = n->older;
+	*(n->older ? &c->nodes[n->older].newer : &c->oldest) = n->newer;
+}
+
+static void list_in(struct cache *c, uint32_t i)
+{
+	c->nodes[i].older = c->newest;
+	c->nodes[i].newer = 0;
+	*(c->newest ? &c->nodes[c->newest].newer : &c->oldest) = i;
+	c->newest = i;
+}
+
+static uint32_t evict(struct cache *c)
+{
+	uint32_t i = c->oldest, *link = &c->buckets[c->nodes[i].hash & c->mask];
+
+	while (*link != i)
+		link = &c->nodes[*link].next_hash;
+	*link = c->nodes[i].next_hash;
+	list_out(c, i);
+	return i;
+}
+
+uint32_t cache_match(const struct cache *c, const uint64_t *chain, uint32_t count)
+{
+	uint32_t n = 0;
+
+	while (n < count && find(c, chain[n]))
+		n++;
+	return n;
+}
+
+void cache_store(struct cache *c, const uint64_t *chain, uint32_t count)
+{
+	for (uint32_t k = count; k-- > 0;) {
+		uint32_t i = find(c, chain[k]);
+
+		if (i) {
+			list_out(c, i);
+		} else {
+			i = c->used < c->capacity ? ++c->used : evict(c);
+			c->nodes[i].hash = chain[k];
+			c->nodes[i].next_hash = c->buckets[chain[k] & c->mask];
+			c->buckets[chain[k] & c->mask] = i;
+		}
+		list_in(c, i);
+	}
+}
+
+uint32_t cache_used(const struct cache *c)
+{
+	return c->used;
+}

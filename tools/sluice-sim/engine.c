@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * When tokens come. The batch model: steps of step_ms + step_ms_per_seq x running, plus the
+ * prefill of up to chunk_tokens at prefill_tokens_per_s; each step gives every decoding sequence a
+ * token. The constant model: each sequence has its own clock (TTFT, then ITL).
+ * No I/O, no clock of its own: a test drives it by hand.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "sluice-sim/sim.h"
+
+void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *))
+{
+	*e = (struct engine){.opt = opt, .token = token};
+	e->waiting_end = &e->waiting;
+	e->cache = cache_new(opt->kv_blocks ? opt->kv_blocks : 1);
+}
+
+static void admit(struct engine *e, double now_ms)
+{
+	while (e->waiting && e->running_count < e->opt->max_num_seqs) {
+		struct seq *s = e->waiting;
+		uint32_t hit = e->opt->cache ? cache_match(e->cache, s->chain, s->chain_count) : 0;
+
+		e->waiting = s->next;
+		if (!e->waiting)
+			e->waiting_end = &e->waiting;
+		e->waiting_count--;
+		s->next = e->running;
+		e->running = s;
+		e->running_count++;
+		s->state = SEQ_PREFILL;
+		s->cached_tokens = hit * e->opt->block_size;
+		if (s->cached_tokens >= s->prompt_tokens) /* the last token is always computed */
+			s->cached_tokens =
+				(s->prompt_tokens - 1) / e->opt->block_size * e->opt->block_size;
+		s->prefilled = s->cached_tokens;
+		e->queries += s->prompt_tokens;
+		e->hits += s->cached_tokens;
+		e->prompt_total += s->prompt_tokens;
+		if (e->opt->constant)
+			s->due_ms =
+				now_ms +
+				(e->opt->ttft_ms > 0
+					 ? e->opt->ttft_ms
+					 : e->opt->prefill_overhead_ms +
+						   (s->prompt_tokens - s->cached_tokens) *
+							   e->opt->prefill_us_per_token / 1000) /
+					e->opt->time_scale;
+	}
+}
+
+int engine_submit(struct engine *e, struct seq *s, double now_ms)
+{
+	if (e->waiting_count >= e->opt->max_waiting)
+		return -EBUSY;
+	s->next = NULL;
+	s->state = SEQ_WAITING;
+	*e->waiting_end = s;
+	e->waiting_end = &s->next;
+	e->waiting_count++;
+	if (e->step_end_ms == 0 || e->opt->constant)
+		engine_run(e, now_ms);
+	return 0;
+}
+
+static void running_remove(struct engine *e, struct seq *s)
+{
+	struct seq **link = &e->running;
+
+	while (*link != s)
+		link = &(*link)->next;
+	*link = s->next;
+	e->running_count--;
+}
+
+void engine_cancel(struct engine *e, struct seq *s)
+{
+	struct seq **link = &e->waiting;
+
+	if (s->state == SEQ_PREFILL || s->state == SEQ_DECODE) {
+		running_remove(e, s);
+	} else if (s->state == SEQ_WAITING) {
+		while (*link != s)
+			link = &(*link)->next;
+		*link = s->next;
+		if (e->waiting_end == &s->next)
+			e->waiting_end = link;
+		e->waiting_count--;
+	}
+	s->state = SEQ_DONE;
+}
+
+static void token_made(struct engine *e, struct seq *s)
+{
+	if (s->state == SEQ_PREFILL)
+		cache_store(e->cache, s->chain, s->chain_count);
+	s->state = SEQ_DECODE;
+	s->made++;
+	e->generated_total++;
+	if (s->made >= s->max_tokens) {
+		running_remove(e, s);
+		s->state = SEQ_DONE;
+		e->successes++;
+	}
+	e->token(s);
+}
+
+/* A step of the batch is over. */
+static void step_finish(struct engine *e)
+{
+	uint32_t budget = e->opt->chunk_tokens;
+	struct seq *next;
+
+	for (struct seq *s = e->running; s; s = next) {
+		next = s->next;
+		if (s->state == SEQ_DECODE) {
+			token_made(e, s);
+		} else if (budget) {
+			uint32_t want = s->prompt_tokens - s->prefilled;
+			uint32_t n = want < budget ? want : budget;
+
+			s->prefilled += n;
+			budget -= n;
+			if (s->prefilled == s->prompt_tokens)
+				token_made(e, s);
+		}
+	}
+}
+
+static double step_length(const struct engine *e)
+{
+	uint32_t want = 0;
+
+	for (const struct seq *s = e->running; s; s = s->next)
+		if (s->state == SEQ_PREFILL)
+			want += s->prompt_tokens - s->prefilled;
+	if (want > e->opt->chunk_tokens)
+		want = e->opt->chunk_tokens;
+	return (e->opt->step_ms + e->opt->step_ms_per_seq * e->running_count +
+		want * 1000.0 / e->opt->prefill_tokens_per_s) /
+	       e->opt->time_scale;
+}
+
+static double constant_run(struct engine *e, double now_ms)
+{
+	double soonest = -1;
+	struct seq *next;
+
+	admit(e, now_ms);
+	for (struct seq *s = e->running; s; s = next) {
+		next = s->next;
+		while (s->state != SEQ_DONE && s->due_ms <= now_ms) {
+			s->due_ms += e->opt->itl_ms / e->opt->time_scale;
+			if (s->made + 1 >= s->max_tokens) {
+				token_made(e, s);
+				break;
+			}
+			token_made(e, s);
+		}
+	}
+	admit(e, now_ms);
+	for (struct seq *s = e->running; s; s = s->next)
+		if (soonest < 0 || s->due_ms - now_ms < soonest)
+			soonest = s->due_ms > now_ms ? s->due_ms - now_ms : 0;
+	return soonest;
+}
+
+double engine_run(struct engine *e, double now_ms)
+{
+	if (e->opt->constant)
+		return constant_run(e, now_ms);
+	while (e->step_end_ms && e->step_end_ms <= now_ms) {
+		double end = e->step_end_ms;
+
+		step_finish(e);
+		admit(e, end);
+		e->step_end_ms = e->running ? end + step_length(e) : 0;
+	}
+	if (!e->step_end_ms) {
+		admit(e, now_ms);
+		if (e->running)
+			e->step_end_ms = now_ms + step_length(e);
+	}
+	return e->step_end_ms ? e->step_end_ms - now_ms : -1;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The bytes of a simulated engine, shaped like vLLM 0.32's: head order, chunk per event, errors. */
+#ifndef SLUICE_SIM_REPLY_H
+#define SLUICE_SIM_REPLY_H
+
+#include <stdint.h>
+
+#include "sluice-sim/sim.h"
+
+enum sim_api {
+	SIM_CHAT,
+	SIM_COMPLETION,
+	SIM_RESPONSES,
+	SIM_MESSAGES,
+	SIM_EMBEDDINGS
+};
+
+struct reply {
+	enum sim_api api;
+	bool stream, usage;
+	const char *id, *model;
+	uint64_t prompt_hash;
+	uint32_t prompt_tokens, cached_tokens, max_tokens;
+	long long created;
+	unsigned int port;
+};
+
+/* Each appends to buf (grown by realloc) and returns nothing: memory is assumed. */
+struct out {
+	char *data;
+	size_t len, size;
+};
+
+void out_add(struct out *o, const void *p, size_t n);
+__attribute__((format(printf, 2, 3))) void out_printf(struct out *o, const char *fmt, ...);
+
+void reply_json(struct out *o, int status, const char *body, unsigned int port, bool keep);
+void reply_error(struct out *o, int status, const char *type, const char *message,
+		 unsigned int port);
+void reply_stream_head(struct out *o, const struct reply *r);
+/* Token i (0-based); last: with the finish, usage and end of the stream. */
+void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last);
+void reply_whole(struct out *o, const struct reply *r);
+void reply_metrics(struct out *o, const struct engine *e, const char *model, unsigned int port);
+void reply_models(struct out *o, const struct sim_options *opt, unsigned int port);
+
+#endif

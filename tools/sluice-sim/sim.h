@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sluice-sim: engines without GPUs.
+ *   server.c (HTTP) -> engine.c (when does which token come) -> reply.c (its bytes)
+ *                        `-> cache.c (which prompt blocks are cached)
+ */
+#ifndef SLUICE_SIM_H
+#define SLUICE_SIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SIM_BLOCK_BYTES 64 /* 16 tokens of 4 bytes */
+
+struct sim_options {
+	char *model, *lora_modules, *failure_types, *host;
+	unsigned int port, instances, max_num_seqs, max_waiting, block_size;
+	unsigned int kv_blocks, max_model_len, seed;
+	double time_scale, ttft_ms, itl_ms, prefill_overhead_ms, prefill_us_per_token;
+	double step_ms, step_ms_per_seq, prefill_tokens_per_s, failure_rate;
+	unsigned int chunk_tokens, default_max_tokens;
+	bool constant; /* --latency-calculator constant|per-token instead of the batch model */
+	bool cache;
+};
+
+/* Prefix cache: chain hashes of blocks, least recently used out. */
+struct cache;
+struct cache *cache_new(uint32_t blocks);
+void cache_free(struct cache *c);
+/* Leading blocks of the chain that are cached. */
+uint32_t cache_match(const struct cache *c, const uint64_t *chain, uint32_t count);
+/* The chain is cached now, its first blocks the freshest. */
+void cache_store(struct cache *c, const uint64_t *chain, uint32_t count);
+uint32_t cache_used(const struct cache *c);
+
+enum seq_state {
+	SEQ_WAITING,
+	SEQ_PREFILL,
+	SEQ_DECODE,
+	SEQ_DONE
+};
+
+/* One request in an engine. */
+struct seq {
+	struct seq *next;
+	enum seq_state state;
+	uint32_t prompt_tokens, cached_tokens, prefilled, max_tokens, made;
+	uint64_t *chain; /* block hashes, owned */
+	uint32_t chain_count;
+	double due_ms; /* constant model: when the next token comes */
+	void *owner;
+};
+
+struct engine {
+	const struct sim_options *opt;
+	struct cache *cache;
+	struct seq *waiting, **waiting_end, *running;
+	uint32_t waiting_count, running_count;
+	double step_end_ms; /* 0: idle */
+	uint64_t queries, hits, prompt_total, generated_total, successes;
+	/* Called for each token; the last one has seq->made == max_tokens. */
+	void (*token)(struct seq *seq);
+};
+
+void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *));
+/* 0 or -EBUSY: the waiting queue is full. */
+int engine_submit(struct engine *e, struct seq *seq, double now_ms);
+/* The client left: the sequence is out at once. */
+void engine_cancel(struct engine *e, struct seq *seq);
+/* Runs what is due; returns ms until the next step, or -1 when idle. */
+double engine_run(struct engine *e, double now_ms);
+
+#endif
