@@ -137,9 +137,9 @@ void decisions_finish(struct decisions *set, unsigned int worker, uint64_t id,
 	if (!ring_intact(r, position))
 		return;
 	to = r->words + (position % r->bytes + offsetof(struct decision, done)) / 8;
-	for (size_t i = 0; i < sizeof(*outcome) / 8; i++) {
+	for (size_t i = sizeof(*outcome) / 8; i-- > 0;) { /* `done`, in the first, comes last */
 		memcpy(&word, (const char *)outcome + i * 8, 8);
-		__atomic_store_n(&to[i], word, __ATOMIC_RELAXED);
+		__atomic_store_n(&to[i], word, __ATOMIC_RELEASE);
 	}
 }
 
@@ -158,7 +158,7 @@ static struct decision *ring_copy(struct decision_ring *r, uint64_t sequence)
 	if (!copy)
 		return NULL;
 	for (size_t i = 0; i < bytes / 8; i++) {
-		word = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+		word = __atomic_load_n(&from[i], __ATOMIC_ACQUIRE);
 		memcpy((char *)copy + i * 8, &word, 8);
 	}
 	atomic_thread_fence(memory_order_acquire);
