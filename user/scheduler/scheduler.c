@@ -280,6 +280,26 @@ static void run_scorers(struct sched_worker *w, const struct profile *profile,
 	}
 }
 
+/* Picks until one may be used: another worker may have begun a half-open circuit's one trial. */
+static int run_picker(struct sched_worker *w, const struct profile *profile,
+		      struct sched_view *view, uint32_t *ret_chosen)
+{
+	while (view->count) {
+		uint32_t n = profile->picker.type->pick(view, &profile->picker, w->totals);
+
+		if (health_trial_begin(view->candidates[n].endpoint)) {
+			*ret_chosen = n;
+			return 0;
+		}
+		view->count--;
+		view->candidates[n] = view->candidates[view->count];
+		w->totals[n] = w->totals[view->count];
+		for (unsigned int s = 0; s < profile->scorer_count; s++)
+			w->scores[s][n] = w->scores[s][view->count];
+	}
+	return -EAGAIN;
+}
+
 /* ---- after the pick ---- */
 
 static void fill_pick(const struct sched_worker *w, const struct sched_view *view, uint32_t chosen,
@@ -393,7 +413,9 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 	if (err)
 		return err;
 	run_scorers(w, &s->profile, &view);
-	chosen = s->profile.picker.type->pick(&view, &s->profile.picker, w->totals);
+	err = run_picker(w, &s->profile, &view, &chosen);
+	if (err)
+		return err;
 	fill_pick(w, &view, chosen, prompt_bytes, ret);
 	count_pick(ret);
 	if (s->sessions && req->session.len)
