@@ -138,6 +138,13 @@ void respond_refusal(struct client *c, struct request *req, enum http1_refusal w
 	size_t n = error_write(body, sizeof(body), req ? route_api_of(req->head.path) : API_OPENAI,
 			       status, "invalid_request_error", http1_refusal_text(why));
 
+	/* Nothing else of a refused head can be trusted, but a body here would be a second answer.
+	 */
+	bool to_head = req ? req->head.method == HTTP1_HEAD
+			   : c->in && span_starts_with(span_of(c->in->data + c->in->start,
+							       block_used(c->in)),
+						       SPAN("HEAD "));
+
 	metric_inc(http1_refusal_counter(why));
 	timer_clear(&c->timer);
 	c->state = CLIENT_BUSY;
@@ -149,7 +156,8 @@ void respond_refusal(struct client *c, struct request *req, enum http1_refusal w
 				      .type = "application/json",
 				      .extra = status == 503 ? "retry-after: 1\r\n" : "",
 				      .body = span_of(body, n),
-				      .id = req ? req->id : NULL});
+				      .id = req ? req->id : NULL,
+				      .head = to_head});
 }
 
 void respond_json(struct request *req, int status, struct span body)
