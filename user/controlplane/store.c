@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/health.h"
+#include "base/load.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "controlplane/store_snapshot.h"
@@ -320,6 +321,24 @@ static void slot_lost(struct store *s, uint32_t i)
 		s->hooks.endpoint_lost(s->hooks.arg, i, s->slots[i].generation);
 }
 
+/* Field by field, because the map is open to readers at any time. */
+static void load_clear(struct sluice_endpoint_load *load)
+{
+	load_write(load->waiting, 0);
+	load_write(load->running, 0);
+	load_write(load->kv_used_ppm, 0);
+	load_write(load->block_tokens, 0);
+	load_write(load->blocks_total, 0);
+	load_write(load->inflight_requests, 0);
+	load_write(load->inflight_tokens, 0);
+	load_write(load->scraped_at_ns, 0);
+	load_write(load->ttft_us, 0);
+	load_write(load->itl_us, 0);
+	load_write(load->requests_total, 0);
+	load_write(load->cached_tokens_total, 0);
+	load_write(load->prompt_tokens_total, 0);
+}
+
 /* A free slot gets the endpoint. False: none is free, or no memory. */
 static bool slot_fill(struct store *s, const struct endpoint_spec *spec)
 {
@@ -330,7 +349,7 @@ static bool slot_fill(struct store *s, const struct endpoint_spec *spec)
 			continue;
 		slot->generation++;
 		slot->removed = slot->drained = slot->models_known = false;
-		memset(&s->load_map[i], 0, sizeof(s->load_map[i]));
+		load_clear(&s->load_map[i]);
 		slot->ep = endpoint_new(s, i, spec);
 		if (slot->ep)
 			log_info("endpoint %s joins at %s", slot->ep->name, slot->ep->address);
@@ -493,7 +512,7 @@ static void slot_free(struct store *s, uint32_t i)
 	slot->models = NULL;
 	slot->model_count = 0;
 	slot->models_known = slot->removed = slot->drained = false;
-	memset(&s->load_map[i], 0, sizeof(s->load_map[i]));
+	load_clear(&s->load_map[i]);
 }
 
 void store_housekeep(struct store *s)
