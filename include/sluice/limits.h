@@ -46,7 +46,8 @@
 
 /* Forwarding. */
 #define RETRIES_MAX           2     /* other endpoints tried; then the last error */
-#define RETRY_BUDGET_PERCENT  20    /* of live requests (at least 3); retry_budget_empty_total */
+#define RETRY_BUDGET_PERCENT  20    /* of live requests; retry_budget_empty_total */
+#define RETRY_BUDGET_MIN      16    /* retries at a time that a worker may always make */
 #define STALL_TIMEOUT_MS      10000 /* after a failed probe: stream cut; streams_stalled_total */
 #define RELAY_BYTES_MAX       (256 * 1024) /* unsent to a client: reading stops; relay_paused_total */
 #define DRAIN_TIMEOUT_MS      30000 /* at SIGTERM; what still runs is cut; drain_cut_total */

@@ -133,5 +133,7 @@ ssize_t http1_chunks_next(struct http1_chunks *c, const char *buf, size_t len,
 bool http1_chunks_done(const struct http1_chunks *c);
 /* Between two chunks: where an own chunk could be put in. */
 bool http1_chunks_at_boundary(const struct http1_chunks *c);
+/* What is missing to such a place: "" or the end of a line; NULL in the middle of a chunk. */
+const char *http1_chunks_gap(const struct http1_chunks *c);
 
 #endif

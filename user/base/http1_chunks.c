@@ -163,3 +163,17 @@ bool http1_chunks_at_boundary(const struct http1_chunks *c)
 {
 	return c->state == SIZE && c->digits == 0;
 }
+
+const char *http1_chunks_gap(const struct http1_chunks *c)
+{
+	switch (c->state) {
+	case SIZE:
+		return c->digits ? NULL : "";
+	case DATA_CR:
+		return "\r\n";
+	case DATA_LF:
+		return "\n";
+	default:
+		return NULL;
+	}
+}

@@ -4,8 +4,9 @@
 
 #include <errno.h>
 
-#define METHOD_BYTES_MAX 32 /* no method is longer; a longer one is refused before its line ends   \
-			     */
+#define METHOD_BYTES_MAX                                                                           \
+	32 /* no method is longer; a longer one is refused before its line ends                    \
+	    */
 
 static enum http1_refusal method_parse(struct http1_head *head, struct span text)
 {

@@ -54,18 +54,19 @@ static struct block *cut_event(struct upstream *up)
 		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
 		"\"code\":502}}\n\n";
 	const char *gap = up->req->sse.kept ? "\n\n" : ""; /* an event stands open */
+	const char *line_end = up->rechunk && up->left ? "\r\n" : "";
 	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk;
 	struct block *b;
 
-	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY ||
-	    (chunked && !http1_chunks_at_boundary(&up->chunks)))
+	if (chunked)
+		line_end = http1_chunks_gap(&up->chunks);
+	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY || !line_end || up->malformed)
 		return NULL;
 	b = block_new(&up->worker->blocks, BLOCK_SMALL);
 	if (!b)
 		return NULL;
 	if (chunked || up->rechunk)
-		b->end = (uint32_t)snprintf(b->data, b->size, "%s%zx\r\n%s%s\r\n",
-					    up->rechunk && up->left ? "\r\n" : "",
+		b->end = (uint32_t)snprintf(b->data, b->size, "%s%zx\r\n%s%s\r\n", line_end,
 					    strlen(gap) + sizeof(event) - 1, gap, event);
 	else
 		b->end = (uint32_t)snprintf(b->data, b->size, "%s%s", gap, event);
@@ -215,6 +216,7 @@ static void body_pass(struct upstream *up, struct block *b, uint32_t from)
 	ssize_t end = body_observe(up, b, from);
 
 	if (end < 0) {
+		up->malformed = true;
 		block_free(&up->worker->blocks, b);
 		relay_cut(up, "malformed chunk from the engine");
 		return;
@@ -279,7 +281,9 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	if (b == ours) {
 		ssize_t end = body_observe(up, b, (uint32_t)n);
 
-		if (end < 0) {
+		if (end < 0) { /* our head alone */
+			up->malformed = true;
+			b->end = (uint32_t)n;
 			client_send(c, b);
 			relay_cut(up, "malformed chunk from the engine");
 			return;

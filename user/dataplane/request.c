@@ -73,7 +73,8 @@ static bool may_retry(struct request *req)
 	if (req->committed || req->tried_count > w->cfg->retries_max ||
 	    req->tried_count > RETRIES_MAX)
 		return false;
-	if (!req->retrying && w->retrying >= (budget < 3 ? 3 : budget)) {
+	if (!req->retrying &&
+	    w->retrying >= (budget < RETRY_BUDGET_MIN ? RETRY_BUDGET_MIN : budget)) {
 		metric_inc(M_RETRY_BUDGET_EMPTY);
 		return false;
 	}

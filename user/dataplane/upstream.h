@@ -15,6 +15,7 @@ struct upstream {
 	struct endpoint *endpoint; /* a reference */
 	struct request *req;	   /* NULL while kept or closing */
 	int fd;
+	bool malformed; /* the answer broke its framing */
 	bool reused, closing, head_done, sse_checked, body_done, keep_alive;
 	uint64_t idle_since_ms;
 	struct upstream *next_kept;
