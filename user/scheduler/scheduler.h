@@ -99,6 +99,7 @@ const char *scheduler_profile(const struct scheduler *sched);
 /*
  * Chooses. The pick is counted at once: inflight_requests, inflight_tokens, requests_total.
  * A half-open circuit's trial is begun here (health_trial_begin): the caller only reports its end.
+ * The prompt's hashes stay in the worker's scratch until its next pick, for scheduler_learn().
  * -ENOENT: no endpoint for the model. -EAGAIN: some, but all are open, draining or excluded.
  * -EBUSY: a filter of the profile left none.
  */
