@@ -92,7 +92,7 @@ const struct option_row option_rows[] = {
 	  .help = "unsent to a client; then the engine is not read" },
 
 	{ GROUP("Choosing"), STR("scheduler-profile", scheduler_profile), .placeholder = "LIST",
-	  .help = "plugins and weights: queue-scorer=2,prefix-cache-scorer=3,…" },
+	  .help = "llm-d, sluice, or plugins and weights: queue-scorer=2,prefix-cache-scorer=3,…" },
 	{ WEIGHT("weight-queue", weight_queue, "2"),
 	  .help = "default profile: weight of short queues" },
 	{ WEIGHT("weight-kv", weight_kv, "2"), .help = "default profile: weight of free KV cache" },
