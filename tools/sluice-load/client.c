@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One thread, one epoll: kept connections, one request on each at a time. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/http1.h"
+#include "base/sse.h"
+#include "common/sim_text.h"
+#include "sluice-load/load.h"
+
+struct conn {
+	int fd;
+	unsigned int target;
+	bool busy, head_done, writing, reused;
+	struct job job;
+	char head[512];
+	size_t head_bytes, sent;
+	char *in; /* head, then payload (kept whole only to verify) */
+	size_t in_len, in_size;
+	enum http1_framing framing;
+	int status;
+	uint64_t left;
+	struct http1_chunks chunks;
+	struct sse sse;
+	double began_ms, first_ms, last_ms, idle_ms;
+	char *text; /* payload, for --verify */
+	size_t text_len, text_size;
+	struct conn *next;
+};
+
+static const struct load_options *opt;
+static struct result *res;
+static struct sockaddr_in targets[TARGETS_MAX];
+static char target_text[TARGETS_MAX][64];
+static unsigned int target_count, target_next, busy_count;
+static struct conn *idle, *all_busy[65536];
+static int epfd;
+static double start_ms;
+
+static double now_ms(void)
+{
+	return (double)clock_mono_ns() / 1e6;
+}
+
+static int targets_parse(char *list)
+{
+	char *save = NULL;
+
+	for (char *t = strtok_r(list, ",", &save); t; t = strtok_r(NULL, ",", &save)) {
+		char *colon = strrchr(t, ':');
+
+		if (!colon || target_count == TARGETS_MAX)
+			return -1;
+		snprintf(target_text[target_count], sizeof(target_text[0]), "%s", t);
+		*colon = '\0';
+		targets[target_count].sin_family = AF_INET;
+		targets[target_count].sin_port = htons((uint16_t)atoi(colon + 1));
+		if (inet_pton(AF_INET, t, &targets[target_count].sin_addr) != 1)
+			return -1;
+		target_count++;
+	}
+	return target_count ? 0 : -1;
+}
+
+static void busy_remove(struct conn *c)
+{
+	for (unsigned int i = 0; i < busy_count; i++)
+		if (all_busy[i] == c) {
+			all_busy[i] = all_busy[--busy_count];
+			return;
+		}
+}
+
+static void conn_drop(struct conn *c)
+{
+	busy_remove(c);
+	close(c->fd);
+	free(c->job.body);
+	free(c->in);
+	free(c->text);
+	free(c);
+}
+
+static void conn_failed(struct conn *c, uint64_t *kind)
+{
+	++*kind;
+	conn_drop(c);
+}
+
+static struct conn *conn_open(unsigned int target)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
+	int one = 1;
+
+	c->target = target;
+	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (c->fd < 0 || (connect(c->fd, (struct sockaddr *)&targets[target], sizeof(targets[0])) &&
+			  errno != EINPROGRESS)) {
+		if (c->fd >= 0)
+			close(c->fd);
+		free(c);
+		return NULL;
+	}
+	c->writing = true;
+	epoll_ctl(epfd, EPOLL_CTL_ADD, c->fd, &ev);
+	return c;
+}
+
+static void watch_writes(struct conn *c, bool on)
+{
+	struct epoll_event ev = {.events = EPOLLIN | (on ? EPOLLOUT : 0u), .data.ptr = c};
+
+	if (c->writing == on)
+		return;
+	c->writing = on;
+	epoll_ctl(epfd, EPOLL_CTL_MOD, c->fd, &ev);
+}
+
+static void conn_write(struct conn *c)
+{
+	while (c->sent < c->head_bytes + c->job.body_bytes) {
+		struct iovec iov[2];
+		struct msghdr msg = {.msg_iov = iov};
+		ssize_t n;
+
+		if (c->sent < c->head_bytes)
+			iov[msg.msg_iovlen++] =
+				(struct iovec){c->head + c->sent, c->head_bytes - c->sent};
+		n = c->sent > c->head_bytes ? (ssize_t)(c->sent - c->head_bytes) : 0;
+		iov[msg.msg_iovlen++] =
+			(struct iovec){c->job.body + n, c->job.body_bytes - (size_t)n};
+		n = sendmsg(c->fd, &msg, MSG_NOSIGNAL);
+		if (n < 0 && errno == EAGAIN) {
+			watch_writes(c, true);
+			return;
+		}
+		if (n <= 0) {
+			conn_failed(c, &res->refused);
+			return;
+		}
+		c->sent += (size_t)n;
+	}
+	watch_writes(c, false);
+}
+
+static void conn_begin(struct job *job)
+{
+	double now = now_ms();
+	struct conn *c = NULL, **link = &idle;
+	unsigned int target = target_next++ % target_count;
+
+	while (*link && !c) { /* engines close at 5 s of idleness: older ones are not used */
+		struct conn *k = *link;
+
+		if (now - k->idle_ms > 4000) {
+			*link = k->next;
+			close(k->fd);
+			free(k->in);
+			free(k->text);
+			free(k);
+		} else if (k->target == target) {
+			*link = k->next;
+			c = k;
+		} else {
+			link = &k->next;
+		}
+	}
+	res->sent++;
+	if (!c)
+		c = conn_open(target);
+	if (!c || busy_count == 65536) {
+		res->refused++;
+		free(job->body);
+		return;
+	}
+	c->job = *job;
+	c->busy = true;
+	c->head_done = false;
+	c->sent = c->in_len = c->text_len = 0;
+	c->first_ms = c->last_ms = 0;
+	c->chunks = (struct http1_chunks){0};
+	c->sse = (struct sse){0};
+	c->began_ms = job->at_ms >= 0 ? start_ms + job->at_ms : now;
+	c->head_bytes = (size_t)snprintf(c->head, sizeof(c->head),
+					 "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: "
+					 "application/json\r\ncontent-length: %zu\r\n\r\n",
+					 opt->path, target_text[target], job->body_bytes);
+	all_busy[busy_count++] = c;
+	conn_write(c);
+}
+
+static void append(char **buf, size_t *len, size_t *size, const char *p, size_t n)
+{
+	if (*len + n + 1 > *size) {
+		*size = (*len + n + 1) * 2;
+		*buf = realloc(*buf, *size);
+	}
+	memcpy(*buf + *len, p, n);
+	*len += n;
+	(*buf)[*len] = '\0';
+}
+
+/* Every word of a simulated answer follows from the prompt: compare all of them. */
+static bool answer_right(const struct conn *c)
+{
+	const char *p = c->text ? c->text : "";
+	char word[SIM_WORD_BYTES + 1];
+	uint32_t i = 0;
+
+	while ((p = strstr(p, "\"content\":\""))) {
+		for (p += 11; *p == ' '; p += SIM_WORD_BYTES, i++) {
+			sim_word(c->job.prompt_hash, i, word);
+			if (strncmp(p, word, SIM_WORD_BYTES) != 0)
+				return false;
+		}
+		if (*p != '"')
+			return false;
+	}
+	return i == c->job.max_tokens && (!opt->stream || c->sse.done);
+}
+
+static void conn_done(struct conn *c)
+{
+	double now = now_ms();
+	bool right = !opt->verify || answer_right(c);
+
+	if (!opt->stream)
+		sse_json_end(&c->sse);
+	if (c->status != 200) {
+		res->status++;
+	} else if (!right || (opt->stream && c->sse.first_is_error)) {
+		res->wrong++;
+	} else {
+		res->ok++;
+		hist_add(&res->ttft, (c->first_ms ? c->first_ms : now) - c->began_ms);
+		hist_add(&res->e2e, now - c->began_ms);
+	}
+	res->prompt_tokens += c->sse.usage.prompt_tokens;
+	res->cached_tokens += c->sse.usage.cached_tokens;
+	res->completion_tokens += c->sse.usage.completion_tokens;
+	busy_remove(c);
+	free(c->job.body);
+	c->job.body = NULL;
+	c->busy = false;
+	c->reused = true;
+	c->idle_ms = now;
+	c->next = idle;
+	idle = c;
+}
+
+static void payload(struct conn *c, const char *p, size_t n)
+{
+	uint64_t before = c->sse.events;
+	double now;
+
+	res->bytes += n;
+	if (opt->verify)
+		append(&c->text, &c->text_len, &c->text_size, p, n);
+	if (!opt->stream) {
+		sse_json_feed(&c->sse, p, n);
+		return;
+	}
+	sse_feed(&c->sse, p, n);
+	if (!c->sse.content || c->sse.events == before || c->sse.done)
+		return;
+	now = now_ms();
+	if (!c->first_ms)
+		c->first_ms = now;
+	else
+		hist_add(&res->itl, now - c->last_ms);
+	c->last_ms = now;
+}
+
+/* Body bytes; returns true when the answer is whole. */
+static bool body_bytes(struct conn *c, const char *p, size_t n)
+{
+	if (c->framing != HTTP1_CHUNKED) {
+		size_t mine = n < c->left ? n : (size_t)c->left;
+
+		payload(c, p, mine);
+		c->left -= mine;
+		return c->left == 0;
+	}
+	while (n && !http1_chunks_done(&c->chunks)) {
+		struct span data;
+		ssize_t took = http1_chunks_next(&c->chunks, p, n, &data);
+
+		if (took < 0)
+			return false;
+		if (data.len)
+			payload(c, data.ptr, data.len);
+		p += took;
+		n -= (size_t)took;
+	}
+	return http1_chunks_done(&c->chunks);
+}
+
+static void port_count(const struct http1_head *head)
+{
+	struct span v = http1_field_get(head, SPAN("x-inference-port"));
+	unsigned int port = v.ptr ? (unsigned int)atoi(v.ptr) : 0;
+
+	for (int i = 0; i < PORTS_MAX && port; i++)
+		if (res->port[i] == port || !res->port_count[i]) {
+			res->port[i] = port;
+			res->port_count[i]++;
+			return;
+		}
+}
+
+/* Returns false when the connection is gone. */
+static bool head_bytes(struct conn *c, const char *p, size_t n)
+{
+	static struct http1_head head;
+	ssize_t took;
+
+	append(&c->in, &c->in_len, &c->in_size, p, n);
+	took = http1_response_parse(&head, c->in, c->in_len, 0, false);
+	if (took == -EAGAIN)
+		return true;
+	if (took < 0) {
+		conn_failed(c, &res->cut);
+		return false;
+	}
+	c->head_done = true;
+	c->status = head.status;
+	c->framing = head.framing;
+	c->left = head.content_length;
+	port_count(&head);
+	if (body_bytes(c, c->in + took, c->in_len - (size_t)took))
+		conn_done(c);
+	return true;
+}
+
+static void conn_read(struct conn *c)
+{
+	static char buf[65536];
+
+	for (;;) {
+		ssize_t n = recv(c->fd, buf, sizeof(buf), 0);
+
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (!c->busy) { /* closed while idle: leave it to the next use */
+			epoll_ctl(epfd, EPOLL_CTL_DEL, c->fd, NULL);
+			c->idle_ms = 0;
+			return;
+		}
+		if (n <= 0) {
+			conn_failed(c, c->head_done ? &res->cut : &res->refused);
+			return;
+		}
+		if (!c->head_done) {
+			if (!head_bytes(c, buf, (size_t)n))
+				return;
+		} else if (body_bytes(c, buf, (size_t)n)) {
+			conn_done(c);
+		}
+		if (!c->busy)
+			return;
+	}
+}
+
+static void timeouts(void)
+{
+	double now = now_ms();
+
+	for (unsigned int i = busy_count; i-- > 0;)
+		if (now - all_busy[i]->began_ms > opt->timeout_s * 1000)
+			conn_failed(all_busy[i], &res->timeouts);
+}
+
+/* Starts what is due; returns ms to wait, or -1 when nothing is left at all. */
+static double jobs_start(struct plan *plan, struct job *next, bool *have)
+{
+	double passed;
+
+	while (*have) {
+		passed = now_ms() - start_ms;
+		if (next->at_ms >= 0 ? next->at_ms > passed : busy_count >= opt->concurrency)
+			break;
+		if (next->at_ms < 0 && opt->duration_s > 0 && passed > opt->duration_s * 1000) {
+			free(next->body);
+			*have = false;
+			break;
+		}
+		conn_begin(next);
+		*have = plan_next(plan, next);
+	}
+	if (!*have)
+		return busy_count ? 100 : -1;
+	passed = next->at_ms - (now_ms() - start_ms);
+	return next->at_ms < 0 || passed > 100 ? 100 : passed < 0 ? 0 : passed;
+}
+
+static void progress(double *last)
+{
+	double now = now_ms();
+
+	if (opt->quiet || opt->json || !isatty(2) || now - *last < 500)
+		return;
+	*last = now;
+	fprintf(stderr, "\r%8llu sent %8llu ok %6u running ", (unsigned long long)res->sent,
+		(unsigned long long)res->ok, busy_count);
+}
+
+int client_run(const struct load_options *options, struct plan *plan, struct result *ret)
+{
+	struct epoll_event events[512];
+	struct job next;
+	bool have = plan_next(plan, &next);
+	double wait, shown = 0;
+
+	opt = options;
+	res = ret;
+	epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (targets_parse(options->target)) {
+		fprintf(stderr, "sluice-load: --target takes IPV4:PORT[,IPV4:PORT…]\n");
+		return 1;
+	}
+	start_ms = now_ms();
+	while ((wait = jobs_start(plan, &next, &have)) >= 0) {
+		int n = epoll_wait(epfd, events, 512, (int)wait);
+
+		for (int i = 0; i < n; i++) {
+			struct conn *c = events[i].data.ptr;
+
+			if (c->busy && (events[i].events & EPOLLOUT) &&
+			    c->sent < c->head_bytes + c->job.body_bytes) {
+				conn_write(c);
+				continue;
+			}
+			conn_read(c);
+		}
+		timeouts();
+		progress(&shown);
+	}
+	res->elapsed_s = (now_ms() - start_ms) / 1000;
+	return 0;
+}
