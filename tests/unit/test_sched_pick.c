@@ -472,21 +472,45 @@ static void session_stays_where_it_is_bound(void **state)
 	scheduler_free(sched);
 }
 
-static void adapter_is_preferred_where_it_is_loaded(void **state)
+static void adapter_is_preferred_where_it_runs_then_where_there_is_room(void **state)
 {
-	struct profile profile;
-	struct model adapter = {.name = "a", .parent = "m", .views = {0x2}};
+	/* max_lora, adapters known, what the engine does with ours; the score. */
+	static const struct {
+		uint32_t max, count;
+		unsigned int does;
+		float score;
+	} cases[] = {
+		{0, 0, 0, 1.0f},	       /* the engine does not say: listed is loaded */
+		{2, 1, ADAPTER_RUNNING, 1.0f}, /* runs */
+		{2, 1, 0, 0.8f},	       /* room for one more */
+		{2, 2, ADAPTER_WAITING, 0.6f}, /* full, waits */
+		{2, 2, 0, 0.0f},	       /* full of others */
+		{2, 2, ADAPTER_RUNNING, 0.0f}, /* not in its list of models (view 5) */
+	};
+	struct model adapter = {.name = "a", .parent = "m", .views = {0x1f}, .hash = 7};
 	struct sched_request req = {.model = &adapter};
-	struct sched_candidate c[2] = {{.view = 0}, {.view = 1}};
-	struct sched_view view = {.request = &req, .candidates = c, .count = 2};
-	float scores[2];
+	struct sched_candidate c[6] = {0};
+	struct sched_view view = {.request = &req, .candidates = c, .count = 6};
+	struct endpoint *eps = calloc(6, sizeof(*eps));
+	struct profile profile;
+	float scores[6];
 	char *error;
 
 	(void)state;
+	for (uint32_t i = 0; i < 6; i++) {
+		c[i].view = i;
+		c[i].endpoint = &eps[i];
+		atomic_init(&eps[i].adapters.max, cases[i].max);
+		atomic_init(&eps[i].adapters.count, cases[i].count);
+		atomic_init(&eps[i].adapters.known[0],
+			    cases[i].does ? 7ULL << 2 | cases[i].does : 9ULL << 2);
+	}
 	assert_int_equal(profile_parse(&profile, "lora-affinity-scorer", &error), 0);
 	profile.scorers[0].type->score(&view, &profile.scorers[0], scores);
-	assert_true(scores[0] == 0 && scores[1] == 1);
+	for (int i = 0; i < 6; i++)
+		assert_true(scores[i] == cases[i].score);
 	profile_fini(&profile);
+	free(eps);
 }
 
 static void random_pickers_follow_their_weights(void **state)
