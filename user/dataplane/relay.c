@@ -261,6 +261,7 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	c->close |= !keep;
 	req->committed = true;
 	req->status = head->status;
+	request_show(req, "answering");
 	ours->end = (uint32_t)n;
 	if (b->end - head_bytes <= block_room(ours) && !up->rechunk) { /* one send, one block */
 		memcpy(ours->data + n, b->data + head_bytes, b->end - head_bytes);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/health.h"
@@ -35,6 +36,33 @@ static void attempt_end(struct request *req, bool failed)
 	req->picked = false;
 }
 
+static void text_copy(char *to, size_t size, struct span from)
+{
+	size_t n = from.len < size - 1 ? from.len : size - 1;
+
+	memcpy(to, from.ptr, n);
+}
+
+void request_show(struct request *req, const char *phase)
+{
+	struct live_info info = {.begin_ns = req->begin_ns,
+				 .prompt_bytes = req->says.prompt_bytes,
+				 .attempts = req->attempts};
+
+	if (!req->row)
+		return;
+	text_copy(info.phase, sizeof(info.phase), span_of_str(phase));
+	text_copy(info.id, sizeof(info.id), span_of_str(req->id));
+	text_copy(info.path, sizeof(info.path), req->head.path);
+	text_copy(info.model, sizeof(info.model), span_of_str(req->says.model));
+	if (req->picked) {
+		text_copy(info.endpoint, sizeof(info.endpoint),
+			  span_of_str(req->pick.endpoint->address));
+		info.hit_blocks = req->pick.hit_blocks;
+	}
+	live_write(req->row, &info);
+}
+
 static void request_free(struct request *req)
 {
 	struct client *c = req->client;
@@ -42,6 +70,7 @@ static void request_free(struct request *req)
 	if (req->up)
 		forward_end(req, false);
 	attempt_end(req, req->status == 0);
+	live_release(req->row);
 	client_blocks_free(c, req->body);
 	if (req->retrying)
 		req->worker->retrying--;
@@ -193,6 +222,7 @@ static void request_pick(struct request *req)
 	scheduler_learn(w->sched, &req->pick);
 	metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
 	req->attempts++;
+	request_show(req, "forwarding");
 	forward_start(req);
 }
 
@@ -237,6 +267,7 @@ void request_run(struct request *req)
 		respond_json(req, 200, SPAN("{}"));
 	} else if (body_checked(req)) {
 		segments_build(req);
+		req->row = live_take(&req->worker->running);
 		request_pick(req);
 	}
 }

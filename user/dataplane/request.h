@@ -43,6 +43,7 @@ struct request {
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
 
+	struct live_row *row; /* what others see of it */
 	struct sse sse;
 	bool is_sse;
 	int status;	   /* sent to the client */
@@ -67,6 +68,8 @@ struct failure {
 /* Would another attempt be allowed? Takes a share of the retry budget if so. */
 bool request_may_retry(struct request *req);
 void request_attempt_failed(struct request *req, struct failure why);
+/* Shows the request as it stands now to /state/requests. */
+void request_show(struct request *req, const char *phase);
 /* The answer is whole and queued, or cut: books it. */
 void request_done(struct request *req);
 /* The client left or the connection is cut: everything is given back within this loop turn. */

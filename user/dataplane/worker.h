@@ -12,6 +12,7 @@
 #include "base/config.h"
 #include "base/endpoint.h"
 #include "dataplane/blocks.h"
+#include "dataplane/live.h"
 #include "dataplane/ring.h"
 #include "dataplane/timers.h"
 #include "scheduler/scheduler.h"
@@ -53,6 +54,7 @@ struct worker {
 	uint16_t kept_count[ENDPOINTS_MAX];
 
 	uint32_t live, retrying;	   /* requests; those on a second endpoint: retry budget */
+	struct live_table running;	   /* for /state/requests */
 	uint64_t random[2];		   /* request ids */
 	struct sched_piece *pieces;	   /* scratch of one pick */
 	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */
