@@ -553,7 +553,7 @@ int main(void)
 		T(label_rules_must_all_hold),
 		T(learned_prompt_is_expected_where_it_went),
 		T(session_stays_where_it_is_bound),
-		T(adapter_is_preferred_where_it_is_loaded),
+		T(adapter_is_preferred_where_it_runs_then_where_there_is_room),
 		T(random_pickers_follow_their_weights),
 	};
 
