@@ -40,7 +40,7 @@ gateway() {
 		echo "not root: the maps stay in plain memory (--no-bpf)"
 		flags+=(--no-bpf)
 	}
-	$BIN/sluiced --listen 127.0.0.1:$PORT --admin 127.0.0.1:$((PORT + 20)) "${flags[@]}" \
+	$BIN/sluiced --listen 127.0.0.1:$PORT --admin 127.0.0.1:$((PORT + 20)) "${flags[@]}" ${PROFILE:+--scheduler-profile "$PROFILE"} \
 		--access-log "$TMP/access.log" 2>"$TMP/sluiced.log" &
 	PIDS+=($!)
 	for i in $(seq 100); do
