@@ -6,12 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
@@ -21,9 +21,7 @@
 struct agent {
 	struct config cfg;
 	struct budget budget;
-	struct sluice_endpoint *endpoints;
-	struct sluice_endpoint_load *load;
-	void *affinity;
+	struct bpf_sync *maps;
 	struct prefix_index *index;
 	struct scheduler *sched;
 	struct store *store;
@@ -32,14 +30,6 @@ struct agent {
 	struct worker *workers;
 	unsigned int worker_count;
 };
-
-static void *shared_memory(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
 
 static void endpoint_lost(void *arg, uint32_t slot, uint32_t old_generation)
 {
@@ -53,14 +43,14 @@ static int knowledge_init(struct agent *a)
 {
 	struct store_hooks hooks = {.arg = a, .endpoint_lost = endpoint_lost};
 	char *error = NULL;
-	int err;
+	size_t affinity_bytes;
+	void *affinity;
+	int err = bpf_sync_new(&a->cfg, &a->maps);
 
-	a->endpoints = shared_memory(ENDPOINTS_MAX * sizeof(*a->endpoints));
-	a->load = shared_memory(ENDPOINTS_MAX * sizeof(*a->load));
-	a->affinity = shared_memory(a->cfg.affinity_bytes_max);
-	if (!a->endpoints || !a->load || !a->affinity)
-		return -ENOMEM;
-	err = prefix_index_new(a->affinity, a->cfg.affinity_bytes_max, a->worker_count, &a->index);
+	if (err)
+		return err;
+	affinity = bpf_sync_affinity(a->maps, &affinity_bytes);
+	err = prefix_index_new(affinity, affinity_bytes, a->worker_count, &a->index);
 	if (!err)
 		err = scheduler_new(&a->cfg, a->index, a->worker_count, &a->sched, &error);
 	if (err) {
@@ -68,7 +58,7 @@ static int knowledge_init(struct agent *a)
 		free(error);
 		return err;
 	}
-	a->store = store_new(&a->cfg, a->endpoints, a->load, &hooks);
+	a->store = store_new(&a->cfg, bpf_sync_endpoints(a->maps), bpf_sync_load(a->maps), &hooks);
 	return a->store ? 0 : -ENOMEM;
 }
 
@@ -146,6 +136,7 @@ static void agent_stop(struct agent *a)
 		worker_stop(&a->workers[i]);
 	control_stop(a->control);
 	access_log_free(a->log);
+	bpf_sync_free(a->maps);
 }
 
 static void agent_wait(struct agent *a)
@@ -237,6 +228,8 @@ int main(int argc, char **argv)
 		}
 		config_write_yaml(stdout, &agent.cfg);
 		return 0;
+	case CONFIG_UNINSTALL:
+		return bpf_sync_uninstall(agent.cfg.bpffs_dir) ? EXIT_FAILURE : EXIT_SUCCESS;
 	default:
 		return agent_run(&agent);
 	}

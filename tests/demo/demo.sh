@@ -3,7 +3,7 @@
 # KEEP=1 leaves engines and gateway running. Ends only what it started.
 set -u
 cd "$(dirname "$0")/../.."
-BIN=build/bin TMP=$(mktemp -d) PORT=${PORT:-18080} SPEED=${SPEED:-20} ROWS=${ROWS:-800}
+BIN=build/bin TMP=$(mktemp -d) PORT=${PORT:-18080} SPEED=${SPEED:-12} PROFILE=${PROFILE:-sluice} ROWS=${ROWS:-800}
 TRACE=tests/data/mooncake_conversation_800.jsonl
 PIDS=()
 BPFFS=/sys/fs/bpf/sluice-demo-$$
@@ -60,7 +60,7 @@ echo "-- round robin, no gateway"
 engines
 replay "$(seq -s, -f "127.0.0.1:%g" $((PORT + 1)) $((PORT + 8)))" round_robin
 stop
-echo "-- through sluiced"
+echo "-- through sluiced, profile $PROFILE"
 engines
 gateway
 replay 127.0.0.1:$PORT sluice
