@@ -138,7 +138,7 @@ static void index_and_naive_reference_agree_after_any_operations(void **state)
 		r.capacity[s] = 20 + s * 11;
 		r.generation[s] = s;
 	}
-	for (uint32_t op = 0; op < 300000; op++) {
+	for (uint32_t op = 0; op < 1000000; op++) {
 		uint32_t what = rnd(1000), s = rnd(SLOTS);
 
 		if (what == 0) {
@@ -153,7 +153,7 @@ static void index_and_naive_reference_agree_after_any_operations(void **state)
 		if (op % 4096 == 0)
 			settle(ix); /* now and then everything forgotten is swept */
 		/* While an endpoint is being swept its wide blocks read as misses: settle first. */
-		if (op % 16 == 0) {
+		if (op % 32 == 0) {
 			prefix_index_tick(ix);
 			prefix_index_tick(ix);
 			prefix_index_tick(ix);
