@@ -11,11 +11,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
+#include "dataplane/live.h"
 #include "dataplane/worker.h"
+#include "scheduler/decisions.h"
 #include "scheduler/prefix_index.h"
 
 struct agent {
@@ -27,6 +30,8 @@ struct agent {
 	struct store *store;
 	struct control *control;
 	struct access_log *log;
+	struct admin *admin;
+	_Atomic bool ready;
 	struct worker *workers;
 	unsigned int worker_count;
 };
@@ -86,6 +91,93 @@ static int workers_init(struct agent *a)
 	return 0;
 }
 
+static struct endpoint_snapshot *admin_snapshot(void *arg)
+{
+	return store_snapshot(((struct agent *)arg)->store);
+}
+
+static bool admin_ready(void *arg)
+{
+	return ((struct agent *)arg)->ready;
+}
+
+static void admin_requests(void *arg, FILE *f)
+{
+	struct agent *a = arg;
+	bool first = true;
+
+	fputc('[', f);
+	for (unsigned int i = 0; a->ready && i < a->worker_count; i++)
+		live_write_json(&a->workers[i].running, clock_mono_ns(), &first, f);
+	fputc(']', f);
+}
+
+static bool admin_decision(void *arg, struct span request_id, FILE *f)
+{
+	struct agent *a = arg;
+	struct decisions *set = scheduler_decisions(a->sched);
+	struct decision *d = set ? decisions_find(set, request_id) : NULL;
+	struct endpoint_snapshot *snap;
+
+	if (!d)
+		return false;
+	snap = store_snapshot(a->store);
+	decision_write_json(f, set, d, snap);
+	snapshot_put(snap);
+	free(d);
+	return true;
+}
+
+static int admin_drain(void *arg, const char *name, bool draining)
+{
+	struct agent *a = arg;
+
+	return draining ? store_drain(a->store, name) : store_undrain(a->store, name);
+}
+
+static void admin_metrics(void *arg, FILE *f)
+{
+	struct agent *a = arg;
+	struct prefix_index_stats stats;
+
+	prefix_index_read_stats(a->index, &stats);
+	fprintf(f,
+		"# HELP sluice_affinity_pairs Block and endpoint pairs in the prefix index\n"
+		"# TYPE sluice_affinity_pairs gauge\nsluice_affinity_pairs %llu\n"
+		"# HELP sluice_affinity_pairs_max Pairs that the prefix index has room for\n"
+		"# TYPE sluice_affinity_pairs_max gauge\nsluice_affinity_pairs_max %llu\n"
+		"# HELP sluice_affinity_evicted_total Pairs dropped as least recently used\n"
+		"# TYPE sluice_affinity_evicted_total counter\n"
+		"sluice_affinity_evicted_total %llu\n"
+		"# HELP sluice_affinity_dropped_total Blocks not learned: a ring was full\n"
+		"# TYPE sluice_affinity_dropped_total counter\n"
+		"sluice_affinity_dropped_total %llu\n"
+		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
+		"# TYPE sluice_buffered_bytes gauge\nsluice_buffered_bytes %llu\n",
+		(unsigned long long)stats.pairs, (unsigned long long)stats.pairs_max,
+		(unsigned long long)stats.evicted, (unsigned long long)stats.dropped_blocks,
+		(unsigned long long)a->budget.used);
+}
+
+static int admin_init(struct agent *a)
+{
+	struct admin_ops ops = {.arg = a,
+				.snapshot = admin_snapshot,
+				.ready = admin_ready,
+				.write_requests = admin_requests,
+				.write_decision = admin_decision,
+				.set_draining = admin_drain,
+				.write_metrics = admin_metrics};
+	int err;
+
+	if (!a->cfg.admin || !*a->cfg.admin)
+		return 0;
+	err = admin_new(&a->cfg, &ops, &a->admin);
+	if (err)
+		log_error("cannot serve the admin port at %s: %s", a->cfg.admin, strerror(-err));
+	return err;
+}
+
 static int agent_start(struct agent *a)
 {
 	char error[512];
@@ -107,7 +199,11 @@ static int agent_start(struct agent *a)
 		log_error("%s", error);
 		return err;
 	}
-	return workers_init(a);
+	err = workers_init(a);
+	if (err)
+		return err;
+	a->ready = true;
+	return admin_init(a);
 }
 
 static bool all_idle(const struct agent *a)
@@ -123,6 +219,7 @@ static void agent_drain(struct agent *a)
 {
 	uint64_t until = clock_mono_ns() + a->cfg.drain_timeout_ms * NS_PER_MS;
 
+	a->ready = false;
 	log_info("draining: running requests may finish");
 	for (unsigned int i = 0; i < a->worker_count; i++)
 		worker_drain(&a->workers[i]);
@@ -132,6 +229,7 @@ static void agent_drain(struct agent *a)
 
 static void agent_stop(struct agent *a)
 {
+	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
 	control_stop(a->control);

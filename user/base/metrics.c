@@ -62,7 +62,7 @@ uint64_t metric_total(enum metric_counter id)
 	return sum;
 }
 
-static void histogram_write(FILE *f, unsigned int id)
+static void histogram_write(FILE *f, unsigned int id, const char *prefix, const char *name)
 {
 	const struct metric_text *t = &histogram_text[id];
 	const char *comma = *t->label ? "," : "";
@@ -73,16 +73,16 @@ static void histogram_write(FILE *f, unsigned int id)
 			sum += atomic_load_explicit(&s->histograms[id].buckets[i],
 						    memory_order_relaxed);
 		if (i < METRIC_BUCKETS - 1)
-			fprintf(f, "sluice_%s_bucket{%s%sle=\"%.9g\"} %llu\n", t->name, t->label,
+			fprintf(f, "%s%s_bucket{%s%sle=\"%.9g\"} %llu\n", prefix, name, t->label,
 				comma, (double)(1ULL << i) / 1e6, (unsigned long long)sum);
 	}
 	for (struct metric_shard *s = atomic_load(&shards); s; s = s->next)
 		sum_us += atomic_load_explicit(&s->histograms[id].sum_us, memory_order_relaxed);
-	fprintf(f, "sluice_%s_bucket{%s%sle=\"+Inf\"} %llu\n", t->name, t->label, comma,
+	fprintf(f, "%s%s_bucket{%s%sle=\"+Inf\"} %llu\n", prefix, name, t->label, comma,
 		(unsigned long long)sum);
-	fprintf(f, *t->label ? "sluice_%s_sum{%s} %.9g\n" : "sluice_%s_sum%s %.9g\n", t->name,
+	fprintf(f, *t->label ? "%s%s_sum{%s} %.9g\n" : "%s%s_sum%s %.9g\n", prefix, name,
 		t->label, (double)sum_us / 1e6);
-	fprintf(f, *t->label ? "sluice_%s_count{%s} %llu\n" : "sluice_%s_count%s %llu\n", t->name,
+	fprintf(f, *t->label ? "%s%s_count{%s} %llu\n" : "%s%s_count%s %llu\n", prefix, name,
 		t->label, (unsigned long long)sum);
 }
 
@@ -105,6 +105,13 @@ void metrics_write(FILE *f)
 	}
 	for (unsigned int i = 0; i < METRIC_HISTOGRAMS; i++) {
 		head_write(f, &histogram_text[i], i ? &histogram_text[i - 1] : NULL, "histogram");
-		histogram_write(f, i);
+		histogram_write(f, i, "sluice_", histogram_text[i].name);
 	}
+}
+
+void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix,
+			    const char *name, const char *help)
+{
+	fprintf(f, "# HELP %s%s %s\n# TYPE %s%s histogram\n", prefix, name, help, prefix, name);
+	histogram_write(f, id, prefix, name);
 }

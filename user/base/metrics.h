@@ -10,7 +10,8 @@
 #include <stdint.h>
 #include <stddef.h>
 
-/* COUNTER(id, "name_total", "label=\"value\"" or "", "help") and HISTOGRAM(id, "name_seconds", …). */
+/* COUNTER(id, "name_total", "label=\"value\"" or "", "help") and HISTOGRAM(id, "name_seconds", …).
+ */
 enum metric_counter {
 #define COUNTER(id, name, label, help) M_##id,
 #define HISTOGRAM(id, name, label, help)
@@ -62,5 +63,8 @@ uint64_t metric_total(enum metric_counter id);
 /* Appends the Prometheus text of all tabled metrics to f, names prefixed by "sluice_". */
 #include <stdio.h>
 void metrics_write(FILE *f);
+/* One histogram under another name: prefix and name together, with HELP and TYPE. */
+void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix, const char *name,
+			    const char *help);
 
 #endif
