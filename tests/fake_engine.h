@@ -26,7 +26,8 @@
 struct fake_engine {
 	uint16_t port;
 	int listen_fd;
-	_Atomic(const char *) metrics, models, health;
+	_Atomic(const char *) metrics, models, health, other_metrics;
+	_Atomic bool closes;	    /* the connection, after each answer, without a word */
 	_Atomic unsigned int asked; /* questions, all of them */
 };
 
@@ -83,9 +84,14 @@ static inline void fake_serve(struct fake_engines *f, int fd)
 	}
 	request[n] = 0;
 	atomic_fetch_add(&e->asked, 1);
-	fake_answer(fd, strstr(request, "GET /metrics")	    ? atomic_load(&e->metrics)
-			: strstr(request, "GET /v1/models") ? atomic_load(&e->models)
-							    : atomic_load(&e->health));
+	fake_answer(fd, strstr(request, "GET /prometheus/metrics") ? atomic_load(&e->other_metrics)
+			: strstr(request, "GET /metrics")	   ? atomic_load(&e->metrics)
+			: strstr(request, "GET /v1/models")	   ? atomic_load(&e->models)
+								   : atomic_load(&e->health));
+	if (atomic_load(&e->closes)) {
+		f->owner[fd] = 0;
+		close(fd);
+	}
 }
 
 static inline void *fake_main(void *arg)

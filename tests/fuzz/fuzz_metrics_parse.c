@@ -14,6 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct metrics_parser whole, pieces;
 	size_t step, n;
+	char *block;
 
 	if (size < 1)
 		return 0;
@@ -24,15 +25,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	metrics_parser_feed(&whole, (const char *)data, size);
 	metrics_parser_finish(&whole);
 	metrics_parser_reset(&pieces);
+	/* Each piece ends where the block ends, so that reading past it is seen. */
+	block = malloc(step);
 	for (size_t at = 0; at < size; at += n) {
-		char *copy;
-
 		n = size - at < step ? size - at : step;
-		copy = malloc(n);
-		memcpy(copy, data + at, n);
-		metrics_parser_feed(&pieces, copy, n);
-		free(copy);
+		memcpy(block + step - n, data + at, n);
+		metrics_parser_feed(&pieces, block + step - n, n);
 	}
+	free(block);
 	metrics_parser_finish(&pieces);
 	if (size < METRICS_LINE_MAX && memcmp(&whole.found, &pieces.found, sizeof(whole.found)))
 		abort();

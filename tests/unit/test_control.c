@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The control thread against engines of our own on loopback: load, models, health, restarts, the
- * watched file, names. A wait is for a condition; its limit is only there to fail.
+ * watched file, names. A wait is for a condition; its limit is only there to fail. Both the control
+ * thread and the engines' are made by pthread_create.
  */
 #include "controlplane/control.h"
 
@@ -197,6 +198,38 @@ static void a_silent_or_endless_page_is_given_up_and_health_stays(void **state)
 	free(page);
 }
 
+static void an_engine_that_closes_its_connections_is_no_failure(void **state)
+{
+	uint64_t closed = metric_total(M_SCRAPE_CLOSED), scrapes = metric_total(M_SCRAPES);
+
+	(void)state;
+	engines_start(0);
+	atomic_store(&items[0].closes, true);
+	snprintf(flags[0], sizeof(flags[0]), "127.0.0.1:%u", items[0].port);
+	control_begin(1, NULL);
+	wait_for(metric_total(M_SCRAPES) >= scrapes + 50);
+	assert_int_equal(metric_total(M_SCRAPE_CLOSED), closed);
+	assert_int_equal(state_now(), SLUICE_ENDPOINT_READY);
+	control_end();
+	fake_stop(&engines);
+}
+
+static void the_page_is_found_at_its_other_place(void **state)
+{
+	(void)state;
+	engines_start(0);
+	atomic_store(&items[0].metrics, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]");
+	atomic_store(&items[0].other_metrics, page_one);
+	atomic_store(&items[1].metrics, "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n");
+	atomic_store(&items[1].other_metrics, page_one);
+	snprintf(flags[0], sizeof(flags[0]), "127.0.0.1:%u", items[0].port);
+	snprintf(flags[1], sizeof(flags[1]), "127.0.0.1:%u", items[1].port);
+	control_begin(2, NULL);
+	wait_for(load_read(load_map[0].waiting) == 3 && load_read(load_map[1].waiting) == 3);
+	control_end();
+	fake_stop(&engines);
+}
+
 static void file_write(const char *path, const char *text)
 {
 	FILE *f = fopen(path, "w");
@@ -293,6 +326,8 @@ int main(void)
 		cmocka_unit_test(load_and_models_are_read_and_read_again),
 		cmocka_unit_test(a_sick_or_dead_engine_leaves_and_comes_back),
 		cmocka_unit_test(a_silent_or_endless_page_is_given_up_and_health_stays),
+		cmocka_unit_test(an_engine_that_closes_its_connections_is_no_failure),
+		cmocka_unit_test(the_page_is_found_at_its_other_place),
 		cmocka_unit_test(the_file_is_watched_through_renames_and_symlink_swaps),
 		cmocka_unit_test(a_bad_start_is_an_error_with_its_cause),
 	};

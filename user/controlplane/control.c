@@ -31,6 +31,7 @@
 #include "controlplane/resolver.h"
 
 #define RESOLVE_INTERVAL_MS   30000
+#define RESOLVE_AGAIN_MS      5000 /* while a name has no address at all */
 #define FILE_LOOK_INTERVAL_MS 2000 /* beside inotify, which does not see through every symlink */
 #define HOUSEKEEP_INTERVAL_MS 100
 #define EVENTS_MAX	      64
@@ -230,6 +231,14 @@ static void pollers_sync(struct control *c, uint64_t now_ns)
 	c->snap = snap;
 }
 
+static uint64_t resolve_interval_ms(const struct origin_list *list)
+{
+	for (unsigned int i = 0; i < list->count; i++)
+		if (list->items[i].addr_count == 0)
+			return RESOLVE_AGAIN_MS;
+	return RESOLVE_INTERVAL_MS;
+}
+
 /* All that goes by the clock. Returns when the next of it is due. */
 static uint64_t loop_tick(struct control *c, uint64_t now_ns)
 {
@@ -241,7 +250,7 @@ static uint64_t loop_tick(struct control *c, uint64_t now_ns)
 	}
 	if (now_ns >= c->resolve_at_ns) {
 		resolver_ask(c->resolver, &c->flags);
-		c->resolve_at_ns = now_ns + RESOLVE_INTERVAL_MS * NS_PER_MS;
+		c->resolve_at_ns = now_ns + resolve_interval_ms(&c->flags) * NS_PER_MS;
 	}
 	if (now_ns >= c->look_at_ns) {
 		file_look(c, false);

@@ -143,11 +143,13 @@ static void metrics_ended(struct poller *p, enum poll_end end, uint64_t now_ns)
 			p->due_ns[JOB_HEALTH] = now_ns;
 		return;
 	}
+	metrics_parser_finish(&p->parser);
+	if (p->reply.status != 200 || !(p->parser.found.seen & (SERIES_WAITING | SERIES_RUNNING)))
+		p->other_page = !p->other_page;
 	if (p->reply.status != 200) {
 		metric_inc(M_SCRAPE_STATUS);
 		return;
 	}
-	metrics_parser_finish(&p->parser);
 	if (scrape_restarted(&p->parser.found, &p->start_time, &p->queries)) {
 		p->due_ns[JOB_MODELS] = now_ns;
 		store_endpoint_restarted(p->env->store, p->ep);
@@ -200,10 +202,12 @@ static void job_end(struct poller *p, enum poll_end end, uint64_t now_ns)
 
 static int question_send(struct poller *p)
 {
+	const char *path =
+		p->job == JOB_METRICS && p->other_page ? "/prometheus/metrics" : job_paths[p->job];
 	char text[256];
 	int n = snprintf(text, sizeof(text),
 			 "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: sluice\r\nAccept: */*\r\n\r\n",
-			 job_paths[p->job], p->ep->address);
+			 path, p->ep->address);
 	ssize_t sent = send(p->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 	return sent == n ? 0 : sent < 0 ? -errno : -EIO;

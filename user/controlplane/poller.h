@@ -40,6 +40,7 @@ struct poller {
 	bool connecting, asking, kept, retried;
 	enum poll_job job;
 	uint64_t due_ns[JOBS], started_ns, progress_ns;
+	bool other_page; /* trtllm-serve has its page at /prometheus/metrics */
 	unsigned int probe_failures;
 	double start_time, queries; /* of the last page: they tell a restart */
 	char *body;
