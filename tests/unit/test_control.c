@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <cmocka.h>
 
+#include "base/log.h"
+
 #include "../fake_engine.h"
 #include "base/health.h"
 #include "base/load.h"
@@ -332,5 +334,6 @@ int main(void)
 		cmocka_unit_test(a_bad_start_is_an_error_with_its_cause),
 	};
 
+	log_set_level(LOG_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "base/log.h"
+
 static struct sluice_endpoint endpoints_map[ENDPOINTS_MAX];
 static struct sluice_endpoint_load load_map[ENDPOINTS_MAX];
 static unsigned int written, lost;
@@ -381,5 +383,6 @@ int main(void)
 		cmocka_unit_test(workers_and_the_store_share_snapshots_without_a_race),
 	};
 
+	log_set_level(LOG_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
