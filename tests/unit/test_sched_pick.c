@@ -252,6 +252,45 @@ static void tie_goes_to_the_same_pod_at_every_gateway(void **state)
 	assert_int_equal(seen, 0xff); /* and different prompts go to all pods */
 }
 
+/* A pod that learned the prompt, as if it had been picked there. */
+static void teach(struct scheduler *sched, struct prefix_index *ix, uint16_t slot,
+		  const struct sched_request *req)
+{
+	uint64_t hashes[16], bytes;
+	uint32_t n = prefix_hash(req, PROMPT_BLOCK_BYTES, hashes, 16, &bytes);
+
+	(void)sched;
+	prefix_index_learn(ix, 0, slot, 1, 0, hashes, n);
+}
+
+static void shared_system_prompt_does_not_send_all_ties_to_one_pod(void **state)
+{
+	struct prefix_index *ix;
+	struct scheduler *sched;
+	char prompt[600];
+	unsigned int seen = 0;
+	struct sched_request req;
+
+	(void)state;
+	assert_int_equal(prefix_index_new(NULL, 1 << 20, 2, &ix), 0);
+	sched = make(NULL, ix);
+	memset(prompt, 's', sizeof(prompt));
+	prompt[sizeof(prompt) - 1] = 0;
+	req = request(prompt);
+	for (uint16_t i = 0; i < PODS; i++)
+		teach(sched, ix, i, &req); /* all hold the system prompt */
+	for (unsigned int n = 0; n < 64; n++) {
+		snprintf(prompt + 560, 40, "question %u", n); /* in the third block */
+		req = request(prompt);
+		for (int i = 0; i < PODS; i++)
+			loads[i].inflight_requests = 0;
+		seen |= 1u << pick_slot(sched, &req);
+	}
+	assert_int_equal(seen, 0xff);
+	scheduler_free(sched);
+	prefix_index_free(ix);
+}
+
 static void burst_spreads_although_no_metrics_arrive(void **state)
 {
 	struct scheduler *sched = make(NULL, NULL);
@@ -472,6 +511,36 @@ static void session_stays_where_it_is_bound(void **state)
 	scheduler_free(sched);
 }
 
+static void named_endpoint_is_the_same_whatever_the_order(void **state)
+{
+	struct sched_request req = {0};
+	struct sched_candidate c[3] = {{0}};
+	struct sched_view view = {
+		.request = &req, .candidates = c, .count = 3, .prompt_tokens = 100, .own_hash = 77};
+	struct profile profile;
+	struct endpoint *named[2] = {NULL, NULL};
+	float scores[3];
+	char *error;
+
+	(void)state;
+	assert_int_equal(profile_parse(&profile, "sluice-scorer:rendezvousShare=0.5", &error), 0);
+	for (int order = 0; order < 2; order++) {
+		for (int i = 0; i < 3; i++)
+			c[i].endpoint = &pods[order ? 2 - i : i];
+		profile.scorers[0].type->score(&view, &profile.scorers[0], scores);
+		for (int i = 0; i < 3; i++) { /* costs 1 + 8 * 50 and 1 + 8 * 100 */
+			if (scores[i] == 1)
+				named[order] = c[i].endpoint;
+			else
+				assert_true(scores[i] > 401.0 / 801 - 1e-5 &&
+					    scores[i] < 401.0 / 801 + 1e-5);
+		}
+	}
+	assert_non_null(named[0]);
+	assert_ptr_equal(named[0], named[1]);
+	profile_fini(&profile);
+}
+
 static void adapter_is_preferred_where_it_runs_then_where_there_is_room(void **state)
 {
 	/* max_lora, adapters known, what the engine does with ours; the score. */
@@ -544,6 +613,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(scores_are_those_of_the_rules),
 		T(tie_goes_to_the_same_pod_at_every_gateway),
+		T(shared_system_prompt_does_not_send_all_ties_to_one_pod),
 		T(burst_spreads_although_no_metrics_arrive),
 		T(pick_is_counted_at_once_and_taken_back_once),
 		T(only_pods_that_can_serve_are_candidates),
@@ -553,6 +623,7 @@ int main(void)
 		T(label_rules_must_all_hold),
 		T(learned_prompt_is_expected_where_it_went),
 		T(session_stays_where_it_is_bound),
+		T(named_endpoint_is_the_same_whatever_the_order),
 		T(adapter_is_preferred_where_it_runs_then_where_there_is_room),
 		T(random_pickers_follow_their_weights),
 	};

@@ -38,7 +38,11 @@ struct sched_view {
 	struct sched_candidate *candidates;
 	uint32_t count;
 	uint32_t total_blocks, block_bytes, prompt_tokens;
-	uint64_t tie_hash; /* of the first block: the same at every gateway */
+	/*
+	 * Hash of the first block that at most one candidate holds: it tells this prompt from those
+	 * that only share a system prompt with it. The first block as long as nothing is known.
+	 */
+	uint64_t own_hash;
 	uint64_t *rng;
 	struct sessions *sessions;
 	int32_t session_view; /* view the session is bound to, -1 none */

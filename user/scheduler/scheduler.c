@@ -235,12 +235,24 @@ static int gather(struct sched_worker *w, const struct endpoint_snapshot *snap,
 
 static void match(struct sched_worker *w, struct sched_view *view)
 {
+	uint32_t most = 0, second = 0; /* longest matches */
+
 	if (!w->sched->index || !w->hash_count)
 		return;
 	prefix_index_match(w->sched->index, w->hashes, w->hash_count, w->slots, w->generations,
 			   w->hits);
-	for (uint32_t i = 0; i < view->count; i++)
-		view->candidates[i].hit_blocks = w->hits[view->candidates[i].endpoint->slot];
+	for (uint32_t i = 0; i < view->count; i++) {
+		uint16_t hit = w->hits[view->candidates[i].endpoint->slot];
+
+		view->candidates[i].hit_blocks = hit;
+		if (hit > most) {
+			second = most;
+			most = hit;
+		} else if (hit > second) {
+			second = hit;
+		}
+	}
+	view->own_hash = w->hashes[second < w->hash_count ? second : w->hash_count - 1];
 }
 
 /* ---- the profile ---- */
@@ -403,7 +415,7 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 	w->hash_count =
 		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
 	view.total_blocks = w->hash_count;
-	view.tie_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
+	view.own_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
 	view.prompt_tokens = req->prompt_tokens ? req->prompt_tokens
 						: (uint32_t)(prompt_bytes / BYTES_PER_TOKEN);
 	if (s->sessions && req->session.len)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * max-score-picker: the best total. Ties go by rendezvous hash of (first block, address), so that
- * gateways that know nothing of each other send the same prefix to the same pod.
+ * max-score-picker: the best total. Ties go by rendezvous hash of (block, address), so that
+ * gateways that know nothing of each other send the same prefix to the same pod. The block is the
+ * prompt's first, or the first one beyond what several pods hold: otherwise a system prompt that
+ * all requests share would send every tie to one pod.
  */
 #include <xxhash.h>
 
@@ -14,7 +16,7 @@ static uint64_t tie_rank(const struct sched_view *view, uint32_t i)
 {
 	const char *address = view->candidates[i].endpoint->address;
 
-	return prefix_mix(view->tie_hash, XXH3_64bits(address, strlen(address)));
+	return prefix_mix(view->own_hash, XXH3_64bits(address, strlen(address)));
 }
 
 uint32_t pick_max(struct sched_view *view, const struct plugin *p, const float *totals)

@@ -6,11 +6,36 @@
  *        + uncachedWeight x its own uncached tokens    what it makes itself and all others wait for
  *        + requestTokens x requests there              each one slows every step
  *
+ * With rendezvousShare r, the endpoint that every gateway would name for this prompt is taken to
+ * hold r of what is uncached: another gateway may have sent the prompt's beginning there. For
+ * several gateways that share nothing; a single one knows better.
+ *
  * score = least cost / cost: the best has 1, one of twice the work 0.5. An endpoint whose figures
  * are stale is taken to be as busy as the busiest known one.
  * The weights were tuned on the first half of the Mooncake conversation trace (sluice-fleet).
  */
+#include <xxhash.h>
+
 #include "scheduler/plugin.h"
+#include "scheduler/prefix_hash.h"
+
+/* The candidate that every gateway would name for this prompt, whatever it knows. */
+static uint32_t rendezvous(const struct sched_view *view)
+{
+	uint64_t best_rank = 0;
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < view->count; i++) {
+		const char *address = view->candidates[i].endpoint->address;
+		uint64_t rank = prefix_mix(view->own_hash, XXH3_64bits(address, strlen(address)));
+
+		if (rank > best_rank) {
+			best_rank = rank;
+			best = i;
+		}
+	}
+	return best;
+}
 
 static uint32_t requests_at(const struct sched_candidate *c, uint32_t busiest)
 {
@@ -22,18 +47,21 @@ static uint32_t requests_at(const struct sched_candidate *c, uint32_t busiest)
 void score_sluice(const struct sched_view *view, const struct plugin *p, float *scores)
 {
 	double request_tokens = p->params[0], uncached_weight = p->params[1];
-	double cost[ENDPOINTS_MAX], least = 0, uncached = view->prompt_tokens;
-	uint32_t busiest = 0;
+	double cost[ENDPOINTS_MAX], least = 0;
+	uint32_t busiest = 0, named = p->params[2] > 0 ? rendezvous(view) : UINT32_MAX;
 
 	for (uint32_t i = 0; i < view->count; i++)
 		if (view->candidates[i].known && requests_at(&view->candidates[i], 0) > busiest)
 			busiest = requests_at(&view->candidates[i], 0);
 	for (uint32_t i = 0; i < view->count; i++) {
 		const struct sched_candidate *c = &view->candidates[i];
+		double uncached = view->prompt_tokens;
 
 		if (view->total_blocks)
 			uncached = view->prompt_tokens *
 				   (1 - (double)c->hit_blocks / view->total_blocks);
+		if (i == named)
+			uncached *= 1 - p->params[2];
 		cost[i] = 1 + (double)c->own_tokens + uncached_weight * uncached +
 			  request_tokens * requests_at(c, busiest);
 		if (i == 0 || cost[i] < least)
