@@ -21,6 +21,8 @@
 #include "scheduler/decisions.h"
 #include "scheduler/prefix_index.h"
 
+#define READY_WAIT_MS 2000 /* for endpoints that do not answer */
+
 struct agent {
 	struct config cfg;
 	struct budget budget;
@@ -32,6 +34,7 @@ struct agent {
 	struct access_log *log;
 	struct admin *admin;
 	_Atomic bool ready;
+	uint64_t started_ns;
 	struct worker *workers;
 	unsigned int worker_count;
 };
@@ -96,9 +99,30 @@ static struct endpoint_snapshot *admin_snapshot(void *arg)
 	return store_snapshot(((struct agent *)arg)->store);
 }
 
+/* Has each endpoint said what it serves? Before that a retry might find nobody to go to. */
+static bool all_known(struct agent *a)
+{
+	struct endpoint_snapshot *snap = store_snapshot(a->store);
+	bool all = true;
+
+	for (uint32_t v = 0; v < snap->view_count; v++) {
+		bool known = false;
+
+		for (uint32_t m = 0; m < snap->model_count; m++)
+			known |= snap->models[m].views[v / 64] >> (v % 64) & 1;
+		all &= known;
+	}
+	snapshot_put(snap);
+	return all;
+}
+
+/* Ready: listening, and all endpoints are known or have had their time to answer. */
 static bool admin_ready(void *arg)
 {
-	return ((struct agent *)arg)->ready;
+	struct agent *a = arg;
+
+	return a->ready &&
+	       (clock_mono_ns() - a->started_ns > READY_WAIT_MS * NS_PER_MS || all_known(a));
 }
 
 static void admin_requests(void *arg, FILE *f)
@@ -202,6 +226,7 @@ static int agent_start(struct agent *a)
 	err = workers_init(a);
 	if (err)
 		return err;
+	a->started_ns = clock_mono_ns();
 	a->ready = true;
 	return admin_init(a);
 }
