@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * `cat /sys/fs/bpf/sluice/show/affinity`: one row per pair (prompt block, endpoint) of the prefix
  * index. A block with many holders shows as "many". Attached to the map `kv_affinity`.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * `cat /sys/fs/bpf/sluice/show/endpoints`: one row per used slot, joined with its load.
  * Attached to the map `endpoints`; reads, never writes.

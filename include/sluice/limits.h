@@ -8,62 +8,63 @@
 #define SLUICE_LIMITS_H
 
 /* HTTP from clients. */
-#define HEAD_BYTES_MAX        (64 * 1024) /* 431, close; http_refused_total{reason="head-too-large"} */
-#define HEAD_FIELDS_MAX       128         /* 431, close; {reason="too-many-fields"} */
-#define TARGET_BYTES_MAX      (8 * 1024)  /* 414, close; {reason="target-too-long"} */
-#define BODY_BYTES_MAX        (64L << 20) /* 413, close; {reason="body-too-large"} */
-#define HEAD_TIMEOUT_MS       10000       /* 408, close; {reason="head-timeout"} */
-#define BODY_GRACE_MS         10000       /* after it, less than BODY_RATE_MIN: 408, close */
-#define BODY_RATE_MIN         1024        /* bytes a second; {reason="body-too-slow"} */
-#define IDLE_TIMEOUT_MS       75000       /* close without an answer; client_idle_closed_total */
-#define CONNECTIONS_MAX       16384       /* per worker: accepting pauses; accept_paused_total */
-#define BUFFERED_BYTES_MAX    (1L << 30)  /* bodies wait unread; body_budget_waits_total */
-#define BUFFERED_WAIT_MS      5000        /* then 503 with Retry-After; {reason="no-memory"} */
-#define CHUNK_LINE_BYTES_MAX  4096        /* chunk-size line or trailer: 400, close */
-#define TRAILER_BYTES_MAX     (16 * 1024) /* all trailers together: 431, close */
+#define HEAD_BYTES_MAX	     (64 * 1024) /* 431, close; http_refused_total{reason="head-too-large"} */
+#define HEAD_FIELDS_MAX	     128	 /* 431, close; {reason="too-many-fields"} */
+#define TARGET_BYTES_MAX     (8 * 1024)	 /* 414, close; {reason="target-too-long"} */
+#define BODY_BYTES_MAX	     (64L << 20) /* 413, close; {reason="body-too-large"} */
+#define HEAD_TIMEOUT_MS	     10000	 /* 408, close; {reason="head-timeout"} */
+#define BODY_GRACE_MS	     10000	 /* after it, less than BODY_RATE_MIN: 408, close */
+#define BODY_RATE_MIN	     1024	 /* bytes a second; {reason="body-too-slow"} */
+#define IDLE_TIMEOUT_MS	     75000	 /* close without an answer; client_idle_closed_total */
+#define CONNECTIONS_MAX	     16384	 /* per worker: accepting pauses; accept_paused_total */
+#define BUFFERED_BYTES_MAX   (1L << 30)	 /* bodies wait unread; body_budget_waits_total */
+#define BUFFERED_WAIT_MS     5000	 /* then 503 with Retry-After; {reason="no-memory"} */
+#define CHUNK_LINE_BYTES_MAX 4096	 /* chunk-size line or trailer: 400, close */
+#define TRAILER_BYTES_MAX    (16 * 1024) /* all trailers together: 431, close */
 
 /* The JSON of a request. */
-#define JSON_DEPTH_MAX        256  /* 400; json_refused_total{reason="depth"} */
-#define PROMPT_SPANS_MAX      4096 /* the rest of the prompt is one span; prompt_spans_merged_total */
-#define MODEL_NAME_BYTES_MAX  256  /* 400; json_refused_total{reason="field"} */
-#define EDITS_MAX             16   /* edits to one body; our own code keeps below it (assertion) */
+#define JSON_DEPTH_MAX	     256  /* 400; json_refused_total{reason="depth"} */
+#define PROMPT_SPANS_MAX     4096 /* the rest of the prompt is one span; prompt_spans_merged_total */
+#define MODEL_NAME_BYTES_MAX 256  /* 400; json_refused_total{reason="field"} */
+#define EDITS_MAX	     16	  /* edits to one body; our own code keeps below it (assertion) */
 
 /* Endpoints. */
-#define ENDPOINTS_MAX         1024 /* one more is refused, logged; endpoints_refused_total */
-#define ENDPOINT_NAME_MAX     64   /* bytes with the NUL; longer names are a configuration error */
-#define LABELS_MAX            32   /* per endpoint; more are a configuration error */
-#define MODELS_MAX            1024 /* models and adapters in a snapshot; models_refused_total */
-#define ADAPTERS_MAX          64   /* LoRA adapters known as loaded or waiting per endpoint; the rest
-				     count as not loaded */
-#define ENDPOINTS_FILE_MAX    (1 << 20) /* --endpoints file: larger is refused, the old one stays */
-#define METRICS_PAGE_MAX      (4 << 20) /* page given up; scrape_failed_total{reason="too-large"} */
-#define SCRAPE_STALL_MS       1000      /* page given up; scrape_failed_total{reason="stall"} */
-#define LOAD_STALE_MS         2000      /* load counts as unknown; endpoints_stale */
-#define UPSTREAM_IDLE_MS      4000 /* kept connection retired: engines close at 5 s */
-#define UPSTREAM_KEPT_MAX     256  /* kept connections per endpoint and worker; the oldest goes */
-#define CONNECT_TIMEOUT_MS    1000 /* another endpoint; forward_retries_total{reason="connect"} */
-#define RESPONSE_HEAD_MAX     (64 * 1024) /* counts as a failed head; {reason="bad-head"} */
+#define ENDPOINTS_MAX	  1024 /* one more is refused, logged; endpoints_refused_total */
+#define ENDPOINT_NAME_MAX 64   /* bytes with the NUL; longer names are a configuration error */
+#define LABELS_MAX	  32   /* per endpoint; more are a configuration error */
+#define MODELS_MAX	  1024 /* models and adapters in a snapshot; models_refused_total */
+#define ADAPTERS_MAX                                                                               \
+	64 /* LoRA adapters known as loaded or waiting per endpoint; the rest                      \
+	     count as not loaded */
+#define ENDPOINTS_FILE_MAX (1 << 20) /* --endpoints file: larger is refused, the old one stays */
+#define METRICS_PAGE_MAX   (4 << 20) /* page given up; scrape_failed_total{reason="too-large"} */
+#define SCRAPE_STALL_MS	   1000	     /* page given up; scrape_failed_total{reason="stall"} */
+#define LOAD_STALE_MS	   2000	     /* load counts as unknown; endpoints_stale */
+#define UPSTREAM_IDLE_MS   4000	     /* kept connection retired: engines close at 5 s */
+#define UPSTREAM_KEPT_MAX  256	     /* kept connections per endpoint and worker; the oldest goes */
+#define CONNECT_TIMEOUT_MS 1000	     /* another endpoint; forward_retries_total{reason="connect"} */
+#define RESPONSE_HEAD_MAX  (64 * 1024) /* counts as a failed head; {reason="bad-head"} */
 
 /* Forwarding. */
-#define RETRIES_MAX           2     /* other endpoints tried; then the last error */
-#define RETRY_BUDGET_PERCENT  20    /* of live requests; retry_budget_empty_total */
-#define RETRY_BUDGET_MIN      16    /* retries at a time that a worker may always make */
-#define STALL_TIMEOUT_MS      10000 /* after a failed probe: stream cut; streams_stalled_total */
-#define RELAY_BYTES_MAX       (256 * 1024) /* unsent to a client: reading stops; relay_paused_total */
-#define DRAIN_TIMEOUT_MS      30000 /* at SIGTERM; what still runs is cut; drain_cut_total */
+#define RETRIES_MAX	     2	   /* other endpoints tried; then the last error */
+#define RETRY_BUDGET_PERCENT 20	   /* of live requests; retry_budget_empty_total */
+#define RETRY_BUDGET_MIN     16	   /* retries at a time that a worker may always make */
+#define STALL_TIMEOUT_MS     10000 /* after a failed probe: stream cut; streams_stalled_total */
+#define RELAY_BYTES_MAX	     (256 * 1024) /* unsent to a client: reading stops; relay_paused_total */
+#define DRAIN_TIMEOUT_MS     30000	  /* at SIGTERM; what still runs is cut; drain_cut_total */
 
 /* Choosing. */
-#define PROMPT_BLOCKS_MAX     2048  /* longer prompts match by their first blocks only */
-#define PROMPT_BLOCK_BYTES    256   /* 64 tokens of 4 bytes: the default stretch of a block */
-#define AFFINITY_BYTES_MAX    (256L << 20) /* the kv_affinity map; the oldest blocks go */
-#define DECISIONS_MAX         65536 /* kept for `sluicectl why`; the oldest is overwritten */
-#define PLUGINS_MAX           32    /* in one profile; a configuration error */
+#define PROMPT_BLOCKS_MAX  2048		/* longer prompts match by their first blocks only */
+#define PROMPT_BLOCK_BYTES 256		/* 64 tokens of 4 bytes: the default stretch of a block */
+#define AFFINITY_BYTES_MAX (256L << 20) /* the kv_affinity map; the oldest blocks go */
+#define DECISIONS_MAX	   65536	/* kept for `sluicectl why`; the oldest is overwritten */
+#define PLUGINS_MAX	   32		/* in one profile; a configuration error */
 
 /* Seen from outside. */
-#define LABEL_VALUES_MAX      1000  /* per metric; then the value is "other" */
-#define ACCESS_LOG_QUEUE      4096  /* lines per worker; then dropped: access_log_dropped_total */
-#define ADMIN_CONNECTIONS_MAX 64    /* one more is closed at once; admin_refused_total */
-#define REQUEST_ID_BYTES_MAX  128   /* a longer x-request-id is replaced by ours */
-#define WORKERS_MAX           64    /* more is a configuration error */
+#define LABEL_VALUES_MAX      1000 /* per metric; then the value is "other" */
+#define ACCESS_LOG_QUEUE      4096 /* lines per worker; then dropped: access_log_dropped_total */
+#define ADMIN_CONNECTIONS_MAX 64   /* one more is closed at once; admin_refused_total */
+#define REQUEST_ID_BYTES_MAX  128  /* a longer x-request-id is replaced by ours */
+#define WORKERS_MAX	      64   /* more is a configuration error */
 
 #endif

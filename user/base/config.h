@@ -20,7 +20,7 @@ struct config {
 	struct string_list listen;    /* "0.0.0.0:8080", "[::]:8080", "unix:/run/sluice.sock" */
 	struct string_list endpoints; /* "ip:port[,name=…][,role=…][,label.K=V]…" */
 	char *endpoints_file, *admin, *access_log, *config_file, *bpffs_dir;
-	unsigned int workers; /* 0: one per CPU */
+	unsigned int workers;	/* 0: one per CPU */
 	unsigned int log_level; /* enum log_level */
 	bool pin_workers, bpf, cors, allow_gateway_fields, retry_500, llm_d_metrics;
 

@@ -8,9 +8,9 @@
 
 #include "sluice/abi.h"
 
-#define load_read(field)       __atomic_load_n(&(field), __ATOMIC_RELAXED)
-#define load_write(field, v)   __atomic_store_n(&(field), (v), __ATOMIC_RELAXED)
-#define load_add(field, v)     __atomic_fetch_add(&(field), (v), __ATOMIC_RELAXED)
-#define load_sub(field, v)     __atomic_fetch_sub(&(field), (v), __ATOMIC_RELAXED)
+#define load_read(field)     __atomic_load_n(&(field), __ATOMIC_RELAXED)
+#define load_write(field, v) __atomic_store_n(&(field), (v), __ATOMIC_RELAXED)
+#define load_add(field, v)   __atomic_fetch_add(&(field), (v), __ATOMIC_RELAXED)
+#define load_sub(field, v)   __atomic_fetch_sub(&(field), (v), __ATOMIC_RELAXED)
 
 #endif

@@ -17,7 +17,7 @@ void log_set_level(enum log_level level)
 
 void log_line(enum log_level level, const char *fmt, ...)
 {
-	static const char *const names[] = { "error", "warn", "info", "debug" };
+	static const char *const names[] = {"error", "warn", "info", "debug"};
 	char line[1024];
 	struct timespec ts;
 	struct tm tm;

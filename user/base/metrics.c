@@ -10,15 +10,17 @@ static _Thread_local struct metric_shard *own_shard;
 
 static const struct metric_text {
 	const char *name, *label, *help;
-} counter_text[] = {
-#define COUNTER(id, name, label, help)   { name, label, help },
+} counter_text[] =
+	{
+#define COUNTER(id, name, label, help) {name, label, help},
 #define HISTOGRAM(id, name, label, help)
 #include "base/metrics_table.h"
 #undef COUNTER
 #undef HISTOGRAM
-}, histogram_text[] = {
+},
+  histogram_text[] = {
 #define COUNTER(id, name, label, help)
-#define HISTOGRAM(id, name, label, help) { name, label, help },
+#define HISTOGRAM(id, name, label, help) {name, label, help},
 #include "base/metrics_table.h"
 #undef COUNTER
 #undef HISTOGRAM
@@ -80,8 +82,8 @@ static void histogram_write(FILE *f, unsigned int id, const char *prefix, const 
 		sum_us += atomic_load_explicit(&s->histograms[id].sum_us, memory_order_relaxed);
 	fprintf(f, "%s%s_bucket{%s%sle=\"+Inf\"} %llu\n", prefix, name, t->label, comma,
 		(unsigned long long)sum);
-	fprintf(f, *t->label ? "%s%s_sum{%s} %.9g\n" : "%s%s_sum%s %.9g\n", prefix, name,
-		t->label, (double)sum_us / 1e6);
+	fprintf(f, *t->label ? "%s%s_sum{%s} %.9g\n" : "%s%s_sum%s %.9g\n", prefix, name, t->label,
+		(double)sum_us / 1e6);
 	fprintf(f, *t->label ? "%s%s_count{%s} %llu\n" : "%s%s_count%s %llu\n", prefix, name,
 		t->label, (unsigned long long)sum);
 }
@@ -109,8 +111,8 @@ void metrics_write(FILE *f)
 	}
 }
 
-void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix,
-			    const char *name, const char *help)
+void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix, const char *name,
+			    const char *help)
 {
 	fprintf(f, "# HELP %s%s %s\n# TYPE %s%s histogram\n", prefix, name, help, prefix, name);
 	histogram_write(f, id, prefix, name);

@@ -3,28 +3,44 @@
 COUNTER(REQUESTS, "requests_total", "", "Requests whose head was read")
 COUNTER(CONNECTIONS, "client_connections_total", "", "Client connections accepted")
 COUNTER(ACCESS_LOG_LINES, "access_log_lines_total", "", "Lines written to the access log")
-COUNTER(ACCESS_LOG_DROPPED, "access_log_dropped_total", "", "Requests missing from the access log: full ring or failed write")
+COUNTER(ACCESS_LOG_DROPPED, "access_log_dropped_total", "",
+	"Requests missing from the access log: full ring or failed write")
 COUNTER(ADMIN_REQUESTS, "admin_requests_total", "", "Requests answered on the admin port")
-COUNTER(ADMIN_REFUSED, "admin_refused_total", "", "Admin connections refused: too many, too slow or malformed")
-COUNTER(CLIENT_IDLE_CLOSED, "client_idle_closed_total", "", "Kept client connections closed for idleness")
-COUNTER(ACCEPT_PAUSED, "accept_paused_total", "", "Times that accepting paused: too many connections")
-COUNTER(BODY_BUDGET_WAITS, "body_budget_waits_total", "", "Bodies left unread for a while: bytes budget used up")
-COUNTER(JSON_REFUSED, "json_refused_total", "", "Bodies refused: not JSON, or a routing field is wrong")
+COUNTER(ADMIN_REFUSED, "admin_refused_total", "",
+	"Admin connections refused: too many, too slow or malformed")
+COUNTER(CLIENT_IDLE_CLOSED, "client_idle_closed_total", "",
+	"Kept client connections closed for idleness")
+COUNTER(ACCEPT_PAUSED, "accept_paused_total", "",
+	"Times that accepting paused: too many connections")
+COUNTER(BODY_BUDGET_WAITS, "body_budget_waits_total", "",
+	"Bodies left unread for a while: bytes budget used up")
+COUNTER(JSON_REFUSED, "json_refused_total", "",
+	"Bodies refused: not JSON, or a routing field is wrong")
 COUNTER(SPANS_MERGED, "prompt_spans_merged_total", "", "Prompts of more parts than are told apart")
-COUNTER(GATEWAY_FIELDS_STRIPPED, "gateway_fields_stripped_total", "", "Bodies from which a gateway-only member was cut")
-COUNTER(RETRY_CONNECT, "forward_retries_total", "reason=\"connect\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_RESET, "forward_retries_total", "reason=\"reset\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_TIMEOUT, "forward_retries_total", "reason=\"timeout\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_STATUS, "forward_retries_total", "reason=\"status\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_FIRST_EVENT, "forward_retries_total", "reason=\"first-event\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_BAD_HEAD, "forward_retries_total", "reason=\"bad-head\"", "Attempts that moved to another endpoint")
-COUNTER(RETRY_BUDGET_EMPTY, "retry_budget_empty_total", "", "Retries not made: too many requests were being retried")
+COUNTER(GATEWAY_FIELDS_STRIPPED, "gateway_fields_stripped_total", "",
+	"Bodies from which a gateway-only member was cut")
+COUNTER(RETRY_CONNECT, "forward_retries_total", "reason=\"connect\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_RESET, "forward_retries_total", "reason=\"reset\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_TIMEOUT, "forward_retries_total", "reason=\"timeout\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_STATUS, "forward_retries_total", "reason=\"status\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_FIRST_EVENT, "forward_retries_total", "reason=\"first-event\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_BAD_HEAD, "forward_retries_total", "reason=\"bad-head\"",
+	"Attempts that moved to another endpoint")
+COUNTER(RETRY_BUDGET_EMPTY, "retry_budget_empty_total", "",
+	"Retries not made: too many requests were being retried")
 COUNTER(STALE_KEPT, "upstream_stale_total", "", "Kept endpoint connections found closed at reuse")
 COUNTER(UPSTREAM_CONNECTS, "upstream_connects_total", "", "Connections opened to endpoints")
 COUNTER(STREAM_CUT, "streams_cut_total", "", "Answers that an endpoint did not finish")
-COUNTER(STREAM_STALLED, "streams_stalled_total", "", "Streams cut: no progress and the endpoint fails its probe")
+COUNTER(STREAM_STALLED, "streams_stalled_total", "",
+	"Streams cut: no progress and the endpoint fails its probe")
 COUNTER(RELAY_PAUSED, "relay_paused_total", "", "Times that an answer waited for a slow client")
-COUNTER(CLIENT_LEFT, "client_left_total", "", "Requests whose client left before the answer was whole")
+COUNTER(CLIENT_LEFT, "client_left_total", "",
+	"Requests whose client left before the answer was whole")
 COUNTER(DRAIN_CUT, "drain_cut_total", "", "Requests cut at the end of the drain timeout")
 COUNTER(RESPONSES_2XX, "responses_total", "class=\"2xx\"", "Answers sent, by class of status")
 COUNTER(RESPONSES_4XX, "responses_total", "class=\"4xx\"", "Answers sent, by class of status")
@@ -32,46 +48,70 @@ COUNTER(RESPONSES_5XX, "responses_total", "class=\"5xx\"", "Answers sent, by cla
 COUNTER(RESPONSES_OTHER, "responses_total", "class=\"other\"", "Answers sent, by class of status")
 COUNTER(PROMPT_TOKENS, "prompt_tokens_total", "", "Prompt tokens as the engines reported")
 COUNTER(CACHED_TOKENS, "cached_tokens_total", "", "Prompt tokens that the engines found cached")
-COUNTER(COMPLETION_TOKENS, "completion_tokens_total", "", "Completion tokens as the engines reported")
-COUNTER(REFUSED_BAD_START, "http_refused_total", "reason=\"bad-start\"", "Requests refused, by reason")
-COUNTER(REFUSED_BAD_METHOD, "http_refused_total", "reason=\"bad-method\"", "Requests refused, by reason")
-COUNTER(REFUSED_BAD_TARGET, "http_refused_total", "reason=\"bad-target\"", "Requests refused, by reason")
-COUNTER(REFUSED_BAD_VERSION, "http_refused_total", "reason=\"bad-version\"", "Requests refused, by reason")
+COUNTER(COMPLETION_TOKENS, "completion_tokens_total", "",
+	"Completion tokens as the engines reported")
+COUNTER(REFUSED_BAD_START, "http_refused_total", "reason=\"bad-start\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BAD_METHOD, "http_refused_total", "reason=\"bad-method\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BAD_TARGET, "http_refused_total", "reason=\"bad-target\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BAD_VERSION, "http_refused_total", "reason=\"bad-version\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_VERSION, "http_refused_total", "reason=\"version\"", "Requests refused, by reason")
 COUNTER(REFUSED_BARE_CR, "http_refused_total", "reason=\"bare-cr\"", "Requests refused, by reason")
 COUNTER(REFUSED_BARE_LF, "http_refused_total", "reason=\"bare-lf\"", "Requests refused, by reason")
 COUNTER(REFUSED_NUL, "http_refused_total", "reason=\"nul\"", "Requests refused, by reason")
-COUNTER(REFUSED_OBS_FOLD, "http_refused_total", "reason=\"obs-fold\"", "Requests refused, by reason")
-COUNTER(REFUSED_SPACE_COLON, "http_refused_total", "reason=\"space-colon\"", "Requests refused, by reason")
-COUNTER(REFUSED_FIELD_NAME, "http_refused_total", "reason=\"field-name\"", "Requests refused, by reason")
-COUNTER(REFUSED_FIELD_VALUE, "http_refused_total", "reason=\"field-value\"", "Requests refused, by reason")
+COUNTER(REFUSED_OBS_FOLD, "http_refused_total", "reason=\"obs-fold\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_SPACE_COLON, "http_refused_total", "reason=\"space-colon\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_FIELD_NAME, "http_refused_total", "reason=\"field-name\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_FIELD_VALUE, "http_refused_total", "reason=\"field-value\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_NO_HOST, "http_refused_total", "reason=\"no-host\"", "Requests refused, by reason")
-COUNTER(REFUSED_TWO_HOSTS, "http_refused_total", "reason=\"two-hosts\"", "Requests refused, by reason")
-COUNTER(REFUSED_BAD_HOST, "http_refused_total", "reason=\"bad-host\"", "Requests refused, by reason")
-COUNTER(REFUSED_BOTH_LENGTHS, "http_refused_total", "reason=\"both-lengths\"", "Requests refused, by reason")
+COUNTER(REFUSED_TWO_HOSTS, "http_refused_total", "reason=\"two-hosts\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BAD_HOST, "http_refused_total", "reason=\"bad-host\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BOTH_LENGTHS, "http_refused_total", "reason=\"both-lengths\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_LENGTH, "http_refused_total", "reason=\"length\"", "Requests refused, by reason")
 COUNTER(REFUSED_CODING, "http_refused_total", "reason=\"coding\"", "Requests refused, by reason")
-COUNTER(REFUSED_CODING_10, "http_refused_total", "reason=\"coding-10\"", "Requests refused, by reason")
+COUNTER(REFUSED_CODING_10, "http_refused_total", "reason=\"coding-10\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_CHUNK, "http_refused_total", "reason=\"chunk\"", "Requests refused, by reason")
-COUNTER(REFUSED_TRAILERS, "http_refused_total", "reason=\"trailers\"", "Requests refused, by reason")
-COUNTER(REFUSED_HEAD_BYTES, "http_refused_total", "reason=\"head-bytes\"", "Requests refused, by reason")
-COUNTER(REFUSED_HEAD_FIELDS, "http_refused_total", "reason=\"head-fields\"", "Requests refused, by reason")
-COUNTER(REFUSED_TARGET_BYTES, "http_refused_total", "reason=\"target-bytes\"", "Requests refused, by reason")
-COUNTER(REFUSED_BODY_BYTES, "http_refused_total", "reason=\"body-bytes\"", "Requests refused, by reason")
+COUNTER(REFUSED_TRAILERS, "http_refused_total", "reason=\"trailers\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_HEAD_BYTES, "http_refused_total", "reason=\"head-bytes\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_HEAD_FIELDS, "http_refused_total", "reason=\"head-fields\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_TARGET_BYTES, "http_refused_total", "reason=\"target-bytes\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BODY_BYTES, "http_refused_total", "reason=\"body-bytes\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_EXPECT, "http_refused_total", "reason=\"expect\"", "Requests refused, by reason")
-COUNTER(REFUSED_HEAD_TIMEOUT, "http_refused_total", "reason=\"head-timeout\"", "Requests refused, by reason")
-COUNTER(REFUSED_BODY_SLOW, "http_refused_total", "reason=\"body-slow\"", "Requests refused, by reason")
-COUNTER(REFUSED_NO_MEMORY, "http_refused_total", "reason=\"no-memory\"", "Requests refused, by reason")
+COUNTER(REFUSED_HEAD_TIMEOUT, "http_refused_total", "reason=\"head-timeout\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_BODY_SLOW, "http_refused_total", "reason=\"body-slow\"",
+	"Requests refused, by reason")
+COUNTER(REFUSED_NO_MEMORY, "http_refused_total", "reason=\"no-memory\"",
+	"Requests refused, by reason")
 HISTOGRAM(TTFT, "ttft_seconds", "", "From the request's first byte to the first event with content")
-HISTOGRAM(GATEWAY, "gateway_seconds", "", "Time of a request inside the gateway: body whole to request sent")
-HISTOGRAM(E2E, "request_seconds", "", "From the first byte of the request to the last of its answer")
+HISTOGRAM(GATEWAY, "gateway_seconds", "",
+	  "Time of a request inside the gateway: body whole to request sent")
+HISTOGRAM(E2E, "request_seconds", "",
+	  "From the first byte of the request to the last of its answer")
 HISTOGRAM(PICK, "pick_seconds", "", "Time of one scheduling decision")
 COUNTER(ENDPOINTS_REFUSED, "endpoints_refused_total", "", "Endpoints beyond ENDPOINTS_MAX")
 COUNTER(MODELS_REFUSED, "models_refused_total", "", "Models and adapters beyond MODELS_MAX")
 COUNTER(ENDPOINT_RESTARTS, "endpoint_restarts_total", "", "Engines seen to have restarted")
 COUNTER(SNAPSHOTS, "snapshots_total", "", "Endpoint snapshots published")
 COUNTER(BREAKER_OPENED, "breaker_opened_total", "", "Times that an endpoint's circuit opened")
-COUNTER(SOURCE_REFUSED, "endpoints_file_refused_total", "", "Endpoint files refused; the old stayed")
+COUNTER(SOURCE_REFUSED, "endpoints_file_refused_total", "",
+	"Endpoint files refused; the old stayed")
 COUNTER(DNS_FAILED, "dns_failed_total", "", "Endpoint names that did not resolve")
 COUNTER(SCRAPES, "scrapes_total", "", "Metrics pages read whole")
 COUNTER(SCRAPE_TOO_LARGE, "scrape_failed_total", "reason=\"too-large\"", "Metrics pages given up")
@@ -83,6 +123,9 @@ COUNTER(SCRAPE_MALFORMED, "scrape_failed_total", "reason=\"malformed\"", "Metric
 COUNTER(PROBES, "probes_total", "", "Answers to /health probes")
 COUNTER(PROBES_FAILED, "probes_failed_total", "", "Probes refused, timed out or answered 5xx")
 COUNTER(MODELS_FAILED, "models_failed_total", "", "Answers to /v1/models that could not be used")
-COUNTER(AFFINITY_EVICTED, "affinity_evicted_total", "", "Prompt blocks evicted from the prefix index")
-COUNTER(AFFINITY_REFUSED, "affinity_blocks_lost_total", "cause=\"full\"", "Prompt blocks that the prefix index could not take")
-COUNTER(AFFINITY_DROPPED, "affinity_blocks_lost_total", "cause=\"busy\"", "Prompt blocks that the prefix index could not take")
+COUNTER(AFFINITY_EVICTED, "affinity_evicted_total", "",
+	"Prompt blocks evicted from the prefix index")
+COUNTER(AFFINITY_REFUSED, "affinity_blocks_lost_total", "cause=\"full\"",
+	"Prompt blocks that the prefix index could not take")
+COUNTER(AFFINITY_DROPPED, "affinity_blocks_lost_total", "cause=\"busy\"",
+	"Prompt blocks that the prefix index could not take")

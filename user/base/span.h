@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A stretch of bytes that somebody else owns: pointer and length, by value, never NUL-terminated. */
+/* A stretch of bytes that somebody else owns: pointer and length, by value, never NUL-terminated.
+ */
 #ifndef SLUICE_BASE_SPAN_H
 #define SLUICE_BASE_SPAN_H
 
@@ -13,18 +14,18 @@ struct span {
 };
 
 /* A string literal as a span, its length known to the compiler. */
-#define SPAN(literal)  ((struct span){ "" literal, sizeof(literal) - 1 })
+#define SPAN(literal) ((struct span){"" literal, sizeof(literal) - 1})
 /* For printf("%.*s"). */
-#define SPAN_FMT(s)    ((int)(s).len), ((s).ptr)
+#define SPAN_FMT(s) ((int)(s).len), ((s).ptr)
 
 static inline struct span span_of(const char *ptr, size_t len)
 {
-	return (struct span){ ptr, len };
+	return (struct span){ptr, len};
 }
 
 static inline struct span span_of_str(const char *str)
 {
-	return (struct span){ str, strlen(str) };
+	return (struct span){str, strlen(str)};
 }
 
 static inline bool span_eq(struct span a, struct span b)

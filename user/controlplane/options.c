@@ -132,7 +132,7 @@ static int walk_args(struct config *cfg, int argc, char *const *argv, bool file,
 		     enum config_action *ret_action, struct config_error *e)
 {
 	bool seen[256] = {false};
-	struct flag flag = { 0 };
+	struct flag flag = {0};
 	int err;
 
 	for (int i = 1; i < argc; i++) {

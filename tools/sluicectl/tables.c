@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One function a table. Absent members print as 0 or "-". */
+#include "sluicectl/tables.h"
+
+#include <stdio.h>
+
+static const char *text(json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s && *s ? s : "-";
+}
+
+static double number(json_t *o, const char *key)
+{
+	return json_number_value(json_object_get(o, key));
+}
+
+void table_endpoints(json_t *answer)
+{
+	json_t *e;
+	size_t i;
+
+	printf("%-20s %-22s %-9s %7s %7s %5s %8s %9s %8s %7s %7s\n", "NAME", "ADDRESS", "STATE",
+	       "WAITING", "RUNNING", "KV%", "INFLIGHT", "PICKS", "TTFT ms", "HIT%", "AGE ms");
+	json_array_foreach(json_object_get(answer, "endpoints"), i, e)
+	{
+		double prompt = number(e, "prompt_tokens_total");
+
+		printf("%-20s %-22s %-9s %7.0f %7.0f %5.1f %8.0f %9.0f %8.1f %7.1f %7.0f\n",
+		       text(e, "name"), text(e, "address"), text(e, "state"), number(e, "waiting"),
+		       number(e, "running"), number(e, "kv_used") * 100,
+		       number(e, "inflight_requests"), number(e, "requests_total"),
+		       number(e, "ttft_us") / 1000,
+		       prompt > 0 ? 100 * number(e, "cached_tokens_total") / prompt : 0,
+		       number(e, "load_age_ms"));
+	}
+}
+
+void table_requests(json_t *answer)
+{
+	json_t *r;
+	size_t i;
+
+	printf("%-34s %-12s %-22s %-20s %8s %8s\n", "REQUEST-ID", "PHASE", "ENDPOINT", "MODEL",
+	       "AGE ms", "ATTEMPTS");
+	json_array_foreach(json_object_get(answer, "requests"), i, r) printf(
+		"%-34s %-12s %-22s %-20s %8.0f %8.0f\n", text(r, "request_id"), text(r, "phase"),
+		text(r, "endpoint"), text(r, "model"), number(r, "age_ms"), number(r, "attempts"));
+}
+
+static void decision_head(json_t *weights)
+{
+	const char *name;
+	json_t *w;
+
+	printf("  %-22s %8s %8s", "CANDIDATE", "SCORE", "HIT");
+	json_object_foreach(weights, name, w) printf("  %s x %g", name, json_number_value(w));
+	printf("\n");
+}
+
+void table_decision(json_t *d)
+{
+	json_t *weights = json_object_get(d, "weights"), *c, *w;
+	const char *name;
+	size_t i;
+
+	printf("%s\n\n", text(d, "why"));
+	decision_head(weights);
+	json_array_foreach(json_object_get(d, "candidates"), i, c)
+	{
+		printf("%c %-22s %8.3f %8.0f",
+		       json_is_true(json_object_get(c, "chosen")) ? '*' : ' ', text(c, "endpoint"),
+		       number(c, "score"), number(c, "hit_blocks"));
+		json_object_foreach(weights, name, w) printf(
+			"  %*.3f", (int)(snprintf(NULL, 0, "%s x %g", name, json_number_value(w))),
+			json_number_value(json_object_get(json_object_get(c, "scores"), name)));
+		printf("\n");
+	}
+	printf("\nexpected cached: %.0f of about %.0f prompt tokens",
+	       number(d, "cached_tokens_expected"), number(d, "prompt_tokens"));
+	if (json_object_get(d, "cached_tokens_reported"))
+		printf("; the engine reported %.0f of %.0f", number(d, "cached_tokens_reported"),
+		       number(d, "prompt_tokens_reported"));
+	printf("\n");
+}
+
+void table_version(json_t *answer)
+{
+	printf("sluiced %s, ABI %.0f\n", text(answer, "version"), number(answer, "abi"));
+}

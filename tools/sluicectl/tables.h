@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tables for people out of the admin port's JSON. */
+#ifndef SLUICECTL_TABLES_H
+#define SLUICECTL_TABLES_H
+
+#include <jansson.h>
+
+void table_endpoints(json_t *answer);
+void table_requests(json_t *answer);
+void table_decision(json_t *answer);
+void table_version(json_t *answer);
+
+#endif
