@@ -95,7 +95,7 @@ def includes(files):
 
 def limits(_):
     text = open("include/sluice/limits.h").read()
-    names = [n for n in re.findall(r"^#define (\w+)\s+\S", text, re.M)]
+    names = [n for n in re.findall(r"^#define (\w+)[ \t]+\S", text, re.M)]
     page = "tools/man/sluice-limits.7"
     if not os.path.exists(page):
         return [f"{page} is missing"], ""
