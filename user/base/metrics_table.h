@@ -123,9 +123,4 @@ COUNTER(SCRAPE_MALFORMED, "scrape_failed_total", "reason=\"malformed\"", "Metric
 COUNTER(PROBES, "probes_total", "", "Answers to /health probes")
 COUNTER(PROBES_FAILED, "probes_failed_total", "", "Probes refused, timed out or answered 5xx")
 COUNTER(MODELS_FAILED, "models_failed_total", "", "Answers to /v1/models that could not be used")
-COUNTER(AFFINITY_EVICTED, "affinity_evicted_total", "",
-	"Prompt blocks evicted from the prefix index")
-COUNTER(AFFINITY_REFUSED, "affinity_blocks_lost_total", "cause=\"full\"",
-	"Prompt blocks that the prefix index could not take")
-COUNTER(AFFINITY_DROPPED, "affinity_blocks_lost_total", "cause=\"busy\"",
-	"Prompt blocks that the prefix index could not take")
+COUNTER(AFFINITY_REFUSED, "affinity_refused_total", "", "Blocks not learned: no room near their place")

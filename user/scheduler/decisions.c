@@ -16,7 +16,7 @@
 
 #include "scheduler/decisions_ring.h"
 
-#define WORKER_SHIFT 48 /* decision id: worker + 1 above, sequence below */
+#define WORKER_SHIFT 40 /* decision id: worker + 1 above, sequence below; exact as a double */
 
 static int ring_init(struct decision_ring *r, uint64_t entries)
 {

@@ -233,21 +233,18 @@ void prefix_index_learn(struct prefix_index *ix, unsigned int worker, uint16_t s
 		if (ring_push(r, (uint64_t)slot << 32 | n, head1, hashes + count, n))
 			continue;
 		atomic_fetch_add_explicit(&r->dropped, n, memory_order_relaxed);
-		metric_add(M_AFFINITY_DROPPED, n);
 	}
 	prefix_index_tick(ix);
 }
 
 void prefix_index_tick(struct prefix_index *ix)
 {
-	uint64_t evicted, refused;
+	uint64_t refused;
 
 	if (atomic_flag_test_and_set_explicit(&ix->writing, memory_order_acquire))
 		return;
-	evicted = ix->evicted;
 	refused = ix->refused;
 	prefix_write_some(ix);
-	metric_add(M_AFFINITY_EVICTED, ix->evicted - evicted);
 	metric_add(M_AFFINITY_REFUSED, ix->refused - refused);
 	atomic_flag_clear_explicit(&ix->writing, memory_order_release);
 }
