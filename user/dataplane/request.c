@@ -263,6 +263,10 @@ void request_run(struct request *req)
 			      "This path does not take this method.");
 	} else if (req->route->action == ROUTE_MODELS) {
 		respond_models(req);
+	} else if (req->route->action == ROUTE_MODEL) {
+		respond_model(req);
+	} else if (req->route->action == ROUTE_VERSION) {
+		respond_json(req, 200, SPAN("{\"version\":\"sluice\"}"));
 	} else if (req->route->action == ROUTE_HEALTH) {
 		respond_json(req, 200, SPAN("{}"));
 	} else if (body_checked(req)) {

@@ -80,6 +80,7 @@ void respond_error(struct request *req, int status, const char *type, const char
 void respond_refusal(struct client *c, struct request *req, enum http1_refusal why);
 void respond_json(struct request *req, int status, struct span body);
 void respond_models(struct request *req);
+void respond_model(struct request *req);
 void respond_options(struct request *req);
 
 /* heads.c: heads written by us. Bytes written, or -ENOSPC. */

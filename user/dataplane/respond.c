@@ -2,6 +2,7 @@
 /* Answers that the gateway gives itself: errors in the client's own API, models, health. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -175,6 +176,54 @@ void respond_options(struct request *req)
 		(struct span){"", 0});
 }
 
+static size_t model_write(const struct model *m, char *to, size_t room)
+{
+	char name[MODEL_NAME_BYTES_MAX * 2], parent[MODEL_NAME_BYTES_MAX * 2];
+
+	json_escape(name, sizeof(name), m->name);
+	json_escape(parent, sizeof(parent), m->parent);
+	return (size_t)snprintf(to, room,
+				"{\"id\":\"%s\",\"object\":\"model\",\"created\":%lld,"
+				"\"owned_by\":\"sluice\",\"root\":\"%s\",\"parent\":%s%s%s}",
+				name, (long long)time(NULL), name, *parent ? "\"" : "null", parent,
+				*parent ? "\"" : "");
+}
+
+/* The one that the path names, percent-decoded as clients send slashes either way. */
+void respond_model(struct request *req)
+{
+	const struct endpoint_snapshot *snap = req->worker->snapshot;
+	struct span rest = span_of(req->head.path.ptr + req->route->path.len,
+				   req->head.path.len - req->route->path.len);
+	char name[MODEL_NAME_BYTES_MAX], text[MODEL_NAME_BYTES_MAX * 4];
+	char body[MODEL_NAME_BYTES_MAX * 8];
+	const struct model *m;
+	size_t n = 0;
+
+	for (size_t i = 0; i < rest.len && n + 1 < sizeof(name); i++) {
+		char hex[3] = {0};
+
+		if (rest.ptr[i] == '%' && i + 2 < rest.len) {
+			memcpy(hex, rest.ptr + i + 1, 2);
+			name[n++] = (char)strtoul(hex, NULL, 16);
+			i += 2;
+		} else {
+			name[n++] = rest.ptr[i];
+		}
+	}
+	name[n] = '\0';
+	m = snap ? snapshot_find_model(snap, span_of(name, n)) : NULL;
+	if (!m) {
+		for (size_t i = 0; i < n; i++) /* it goes into JSON: no half characters */
+			if ((unsigned char)name[i] < 0x20 || (unsigned char)name[i] > 0x7e)
+				name[i] = '?';
+		snprintf(text, sizeof(text), "The model `%s` does not exist.", name);
+		respond_error(req, 404, "NotFoundError", text);
+		return;
+	}
+	respond_json(req, 200, span_of(body, model_write(m, body, sizeof(body))));
+}
+
 /* The union of what the endpoints serve, in vLLM's shape; as many as fit one block. */
 void respond_models(struct request *req)
 {
@@ -188,16 +237,9 @@ void respond_models(struct request *req)
 	}
 	n += (size_t)snprintf(b->data, room, "{\"object\":\"list\",\"data\":[");
 	for (uint32_t i = 0; snap && i < snap->model_count && n + 2048 < room; i++) {
-		const struct model *m = &snap->models[i];
-		char name[MODEL_NAME_BYTES_MAX * 2], parent[MODEL_NAME_BYTES_MAX * 2];
-
-		json_escape(name, sizeof(name), m->name);
-		json_escape(parent, sizeof(parent), m->parent);
-		n += (size_t)snprintf(b->data + n, room - n,
-				      "%s{\"id\":\"%s\",\"object\":\"model\",\"created\":%lld,"
-				      "\"owned_by\":\"sluice\",\"root\":\"%s\",\"parent\":%s%s%s}",
-				      i ? "," : "", name, (long long)time(NULL), name,
-				      *parent ? "\"" : "null", parent, *parent ? "\"" : "");
+		if (i)
+			b->data[n++] = ',';
+		n += model_write(&snap->models[i], b->data + n, room - n);
 	}
 	n += (size_t)snprintf(b->data + n, room - n, "]}");
 	respond(req, 200, "application/json", "", span_of(b->data, n));

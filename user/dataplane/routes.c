@@ -4,12 +4,15 @@
 
 static const struct route routes[] = {
 	{SPAN("/v1/chat/completions"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, true},
+	{SPAN("/v1/chat/completions/render"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/v1/completions"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, true},
+	{SPAN("/v1/completions/render"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/v1/responses"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, true},
 	{SPAN("/v1/messages"), HTTP1_POST, ROUTE_FORWARD, API_ANTHROPIC, true},
 	{SPAN("/v1/messages/count_tokens"), HTTP1_POST, ROUTE_FORWARD, API_ANTHROPIC, false},
 	{SPAN("/v1/embeddings"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/v1/rerank"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
+	{SPAN("/v2/rerank"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/rerank"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/v1/score"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
 	{SPAN("/score"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, false},
@@ -21,13 +24,20 @@ static const struct route routes[] = {
 	{SPAN("/generate"), HTTP1_POST, ROUTE_FORWARD, API_OPENAI, true},
 	{SPAN("/v1/models"), HTTP1_GET, ROUTE_MODELS, API_OPENAI, false},
 	{SPAN("/health"), HTTP1_GET, ROUTE_HEALTH, API_OPENAI, false},
+	{SPAN("/version"), HTTP1_GET, ROUTE_VERSION, API_OPENAI, false},
 };
+
+/* One model, named by the rest of the path; names have slashes in them. */
+static const struct route one_model = {SPAN("/v1/models/"), HTTP1_GET, ROUTE_MODEL, API_OPENAI,
+				       false};
 
 const struct route *route_find(struct span path)
 {
 	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++)
 		if (span_eq(path, routes[i].path))
 			return &routes[i];
+	if (path.len > one_model.path.len && span_starts_with(path, one_model.path))
+		return &one_model;
 	return NULL;
 }
 

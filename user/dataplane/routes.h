@@ -11,7 +11,9 @@
 enum route_action {
 	ROUTE_FORWARD,
 	ROUTE_MODELS,
-	ROUTE_HEALTH
+	ROUTE_MODEL, /* the one that the path names */
+	ROUTE_HEALTH,
+	ROUTE_VERSION
 };
 enum route_api {
 	API_OPENAI,
