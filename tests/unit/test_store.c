@@ -282,6 +282,24 @@ static void more_models_than_a_snapshot_holds_are_counted_not_kept(void **state)
 	free(list);
 }
 
+static void maps_of_an_agent_that_is_gone_are_emptied_and_generations_go_on(void **state)
+{
+	struct store *s = store_make();
+
+	(void)state;
+	pool_set(s, 1, 2);
+	load_map[1].waiting = 9;
+	store_free(s); /* the maps stay, as pins do */
+	s = store_new(NULL, endpoints_map, load_map, NULL);
+	assert_int_equal(endpoints_map[1].state, SLUICE_ENDPOINT_FREE);
+	assert_int_equal(endpoints_map[1].name[0], 0);
+	assert_int_equal(load_map[1].waiting, 0);
+	pool_set(s, 7, 1);
+	assert_int_equal(endpoints_map[0].generation, 2);
+	assert_int_equal(endpoints_map[0].addr[15], 7);
+	store_free(s);
+}
+
 static void an_endpoint_beyond_the_last_slot_is_refused(void **state)
 {
 	struct endpoint_spec *specs = calloc(ENDPOINTS_MAX + 2, sizeof(*specs));
@@ -381,6 +399,7 @@ int main(void)
 		cmocka_unit_test(drain_goes_by_name_or_address_and_survives_a_reload),
 		cmocka_unit_test(models_are_found_by_name_with_the_views_that_serve_them),
 		cmocka_unit_test(more_models_than_a_snapshot_holds_are_counted_not_kept),
+		cmocka_unit_test(maps_of_an_agent_that_is_gone_are_emptied_and_generations_go_on),
 		cmocka_unit_test(an_endpoint_beyond_the_last_slot_is_refused),
 		cmocka_unit_test(workers_and_the_store_share_snapshots_without_a_race),
 	};

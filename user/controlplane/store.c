@@ -50,6 +50,42 @@ struct store {
 	uint64_t version;
 };
 
+/* Field by field, because the map is open to readers at any time. */
+static void load_clear(struct sluice_endpoint_load *load)
+{
+	load_write(load->waiting, 0);
+	load_write(load->running, 0);
+	load_write(load->kv_used_ppm, 0);
+	load_write(load->block_tokens, 0);
+	load_write(load->blocks_total, 0);
+	load_write(load->inflight_requests, 0);
+	load_write(load->inflight_tokens, 0);
+	load_write(load->scraped_at_ns, 0);
+	load_write(load->ttft_us, 0);
+	load_write(load->itl_us, 0);
+	load_write(load->requests_total, 0);
+	load_write(load->cached_tokens_total, 0);
+	load_write(load->prompt_tokens_total, 0);
+}
+
+/*
+ * The maps may be pins of an agent that is gone: nothing of it is true any more, but generations
+ * go on, so that what was kept under an old one is never taken for a new endpoint's.
+ */
+static void maps_take_over(struct store *s)
+{
+	for (unsigned int i = 0; i < ENDPOINTS_MAX; i++) {
+		struct slot *slot = &s->slots[i];
+
+		load_clear(&s->load_map[i]);
+		if (!s->endpoints_map)
+			continue;
+		slot->generation = s->endpoints_map[i].generation;
+		slot->written = (struct sluice_endpoint){.generation = slot->generation};
+		s->endpoints_map[i] = slot->written;
+	}
+}
+
 struct store *store_new(const struct config *config, struct sluice_endpoint *endpoints_map,
 			struct sluice_endpoint_load *load_map, const struct store_hooks *hooks)
 {
@@ -63,6 +99,7 @@ struct store *store_new(const struct config *config, struct sluice_endpoint *end
 	s->load_map = load_map;
 	if (hooks)
 		s->hooks = *hooks;
+	maps_take_over(s);
 	s->current = snapshot_build(NULL, 0, 0);
 	if (!s->current) {
 		free(s);
@@ -319,24 +356,6 @@ static void slot_lost(struct store *s, uint32_t i)
 {
 	if (s->hooks.endpoint_lost)
 		s->hooks.endpoint_lost(s->hooks.arg, i, s->slots[i].generation);
-}
-
-/* Field by field, because the map is open to readers at any time. */
-static void load_clear(struct sluice_endpoint_load *load)
-{
-	load_write(load->waiting, 0);
-	load_write(load->running, 0);
-	load_write(load->kv_used_ppm, 0);
-	load_write(load->block_tokens, 0);
-	load_write(load->blocks_total, 0);
-	load_write(load->inflight_requests, 0);
-	load_write(load->inflight_tokens, 0);
-	load_write(load->scraped_at_ns, 0);
-	load_write(load->ttft_us, 0);
-	load_write(load->itl_us, 0);
-	load_write(load->requests_total, 0);
-	load_write(load->cached_tokens_total, 0);
-	load_write(load->prompt_tokens_total, 0);
 }
 
 /* A free slot gets the endpoint. False: none is free, or no memory. */
