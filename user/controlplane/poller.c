@@ -25,7 +25,7 @@
 #include "controlplane/scrape.h"
 
 #define ANSWER_MS_MAX	     5000 /* a whole page, however steadily it trickles */
-#define PROBE_MS_MAX	     2000
+#define PROBE_MS_MAX	     1000
 #define RETRY_AFTER_CLOSE_MS 250
 #define PROBE_FAILURES_MAX   3 /* timeouts in a row before the probe counts as failed */
 
