@@ -17,7 +17,7 @@ ADMINISTRATIVE = (
     "POST /release_kv_cache_memory", "POST /reset_encoder_cache", "POST /reset_mm_cache",
     "POST /reset_prefix_cache", "POST /resume", "POST /scale_elastic_ep", "GET /server_info",
     "POST /sleep", "POST /start_weight_update", "POST /update_weights", "POST /wake_up",
-    "GET /version", "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter",
+    "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter",
     "POST //v1/chat/completions", "POST /v1/../sleep", "POST /v1/%2e%2e/sleep", "GET /docs",
     "GET /openapi.json", "POST /v1/chat/completions/../../sleep", "DELETE /v1/models",
 )
@@ -36,6 +36,14 @@ def test_administrative_paths_never_reach_an_engine():
                 and r.field("user-agent") != "sluice"}
         unexpected = {s for s in seen if s in ADMINISTRATIVE and s.split(" ")[1] not in before}
         assert not engine.inference() and not unexpected, (seen, unexpected)
+    engine.stop()
+
+
+def test_the_version_is_the_gateways_own():
+    engine = Replay()
+    with Gateway([engine]) as gw:
+        assert call(gw.port, "GET", "/version").json() == {"version": "sluice"}
+        assert not [r for r in engine.requests if r.path == "/version" and r.field("user-agent") != "sluice"]
     engine.stop()
 
 

@@ -123,4 +123,5 @@ COUNTER(SCRAPE_MALFORMED, "scrape_failed_total", "reason=\"malformed\"", "Metric
 COUNTER(PROBES, "probes_total", "", "Answers to /health probes")
 COUNTER(PROBES_FAILED, "probes_failed_total", "", "Probes refused, timed out or answered 5xx")
 COUNTER(MODELS_FAILED, "models_failed_total", "", "Answers to /v1/models that could not be used")
-COUNTER(AFFINITY_REFUSED, "affinity_refused_total", "", "Blocks not learned: no room near their place")
+COUNTER(AFFINITY_REFUSED, "affinity_refused_total", "",
+	"Blocks not learned: no room near their place")
