@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""make bench: sluiced (one worker) beside HAProxy and nginx, in one run on one machine.
+
+Gateway alone on CPU 0, load and engines on CPU 1. CPU time of a gateway is what its threads ran,
+from /proc/PID/task/*/schedstat. Medians of ROUNDS rounds, the gateways in turn within each."""
+import glob, json, os, pathlib, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN, PORT, ROUNDS, ENGINES = ROOT / "build/bin", 23100, int(os.environ.get("ROUNDS", 5)), 8
+children = []
+
+
+def start(cpu, *args, **kw):
+    p = subprocess.Popen(["taskset", "-c", str(cpu), *map(str, args)],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kw)
+    children.append(p)
+    return p
+
+
+def wait_port(port):
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    sys.exit(f"nothing listens on {port}")
+
+
+def family(pid):
+    """A process and its children: nginx's master has a worker."""
+    pids = [pid]
+    for t in glob.glob(f"/proc/{pid}/task/*/children"):
+        pids += [int(c) for c in open(t).read().split()]
+    return pids
+
+
+def cpu_s(pid):
+    total = 0
+    for p in family(pid):
+        for f in glob.glob(f"/proc/{p}/task/*/schedstat"):
+            total += int(open(f).read().split()[0])
+    return total / 1e9
+
+
+def rss_mb(pid):
+    return sum(int(line.split()[1]) for p in family(pid) for line in open(f"/proc/{p}/status")
+               if line.startswith("RssAnon")) / 1024
+
+
+def gateways(tmp, engine_port):
+    servers = [f"127.0.0.1:{engine_port + i}" for i in range(ENGINES)]
+    ha = tmp / "haproxy.cfg"
+    ha.write_text("global\n nbthread 1\n maxconn 30000\n tune.bufsize 32768\ndefaults\n mode http\n"
+                  " timeout client 100s\n timeout server 100s\n timeout connect 1s\n"
+                  f" http-reuse always\nfrontend f\n bind 127.0.0.1:{PORT + 1}\n default_backend b\n"
+                  "backend b\n balance leastconn\n"
+                  + "".join(f" server s{i} {s} pool-max-conn 256\n" for i, s in enumerate(servers)))
+    ng = tmp / "nginx.conf"
+    ng.write_text(f"worker_processes 1;\npid {tmp}/nginx.pid;\nerror_log /dev/null;\n"
+                  "events {\n worker_connections 20000;\n}\nhttp {\n access_log off;\n"
+                  f" client_max_body_size 64m;\n client_body_temp_path {tmp}/body;\n"
+                  f" proxy_temp_path {tmp}/proxy;\n fastcgi_temp_path {tmp}/f;\n"
+                  f" uwsgi_temp_path {tmp}/u;\n scgi_temp_path {tmp}/s;\n"
+                  " client_body_buffer_size 1m;\n keepalive_requests 1000000;\n"
+                  " upstream e {\n  least_conn;\n  keepalive 256;\n  keepalive_requests 1000000;\n"
+                  + "".join(f"  server {s};\n" for s in servers)
+                  + f" }}\n server {{\n  listen 127.0.0.1:{PORT + 2};\n  location / {{\n"
+                  "   proxy_pass http://e;\n   proxy_http_version 1.1;\n"
+                  "   proxy_set_header Connection \"\";\n   proxy_buffering off;\n  }\n }\n}\n")
+    out = {}
+    flags = sum((["--endpoint", s] for s in servers), [])
+    out["sluice"] = (PORT, start(0, BIN / "sluiced", "--listen", f"127.0.0.1:{PORT}", "--admin",
+                                 f"127.0.0.1:{PORT + 9}", "--workers", 1, "--no-pin-workers",
+                                 "--no-bpf", *flags))
+    if shutil.which("haproxy"):
+        out["haproxy"] = (PORT + 1, start(0, "haproxy", "-db", "-f", ha))
+    nginx = shutil.which("nginx") or (os.path.exists("/usr/sbin/nginx") and "/usr/sbin/nginx")
+    if nginx:
+        out["nginx"] = (PORT + 2, start(0, nginx, "-c", ng, "-p", tmp, "-g", "daemon off;"))
+    for port, _ in out.values():
+        wait_port(port)
+    time.sleep(1.5)
+    return out
+
+
+def load(port, *args):
+    text = subprocess.run(["taskset", "-c", "1", BIN / "sluice-load", "--target",
+                           f"127.0.0.1:{port}", "--json", *map(str, args)],
+                          capture_output=True, text=True).stdout
+    return json.loads(text)
+
+
+def measure(port, process, *args):
+    before = cpu_s(process.pid)
+    r = load(port, *args)
+    r["cpu_s"] = cpu_s(process.pid) - before
+    r["bad"] = r["sent"] - r["ok"]
+    return r
+
+
+def rounds(gws, figure, *args):
+    got = {n: [] for n in gws}
+    bad = 0
+    for _ in range(ROUNDS):
+        for name, (port, process) in gws.items():
+            r = measure(port, process, *args)
+            bad += r["bad"]
+            got[name].append(figure(r))
+    if bad:
+        print(f"  ! {bad} requests failed")
+    return {n: [statistics.median(x) for x in zip(*v)] + [min(x[0] for x in v), max(x[0] for x in v)]
+            for n, v in got.items()}
+
+
+def table(title, heads, rows, fmt):
+    print(f"\n{title}")
+    print("{:10}".format("") + "".join(f"{h:>22}" for h in heads) + f"{'min..max of first':>24}")
+    for n, v in rows.items():
+        print(f"{n:10}" + "".join(f"{fmt.format(x):>22}" for x in v[:len(heads)])
+              + f"{fmt.format(v[-2]) + '..' + fmt.format(v[-1]):>24}")
+
+
+def goal(text, value, limit, at_most=True):
+    ok = value <= limit if at_most else value >= limit
+    print(f"  {'met   ' if ok else 'MISSED'} {text}: {value:.2f} (goal {'<=' if at_most else '>='} {limit})")
+
+
+def small(gws):
+    rows = rounds(gws, lambda r: (r["cpu_s"] / max(r["ok"], 1) * 1e6, r["rps"], r["e2e_ms"]["p50"]),
+                  "--no-stream", "--concurrency", 32, "--requests", 20000, "--prompt-tokens", 450)
+    table("2 KB prompts, 1 KB answers, c = 32", ["CPU us a request", "requests/s", "p50 ms"], rows,
+          "{:.2f}")
+    if "haproxy" in rows:
+        goal("requests/s against HAProxy", rows["sluice"][1] / rows["haproxy"][1], 1.0, False)
+        goal("CPU a request against HAProxy", rows["sluice"][0] / rows["haproxy"][0], 1.0)
+
+
+def large(gws, kb):
+    rows = rounds(gws, lambda r: (r["cpu_s"] / r["elapsed_s"], r["e2e_ms"]["p50"], r["e2e_ms"]["p99"]),
+                  "--no-stream", "--rate", 100, "--requests", 400, "--prompt-tokens", kb * 250,
+                  "--arrival", "constant")
+    table(f"{kb} KB prompts at 100 a second", ["cores", "p50 ms", "p99 ms"], rows, "{:.3f}")
+    goal("cores", rows["sluice"][0], 0.15)
+    if "haproxy" in rows:
+        goal("CPU against HAProxy", rows["sluice"][0] / rows["haproxy"][0], 2.0)
+        goal("p50 above HAProxy's, ms", rows["sluice"][1] - rows["haproxy"][1], 0.5)
+
+
+def streams(gws):
+    n, tokens = int(os.environ.get("STREAMS", 1000)), 100
+    rows = rounds(gws, lambda r: (r["cpu_s"] / max(r["completion_tokens"], 1) * 1e6, r["itl_ms"]["p50"],
+                                  r["itl_ms"]["p99"]),
+                  "--concurrency", n, "--requests", n, "--max-tokens", tokens, "--prompt-tokens", 64)
+    table(f"{n} streams x 20/s x 200 bytes", ["CPU s per million", "gap p50 ms", "gap p99 ms"], rows,
+          "{:.2f}")
+    if "haproxy" in rows:
+        goal("CPU per message against HAProxy", rows["sluice"][0] / rows["haproxy"][0], 0.8)
+
+
+def native():
+    for b in sorted((ROOT / "build/release/bench").glob("bench_*")):
+        if os.access(b, os.X_OK) and b.suffix == "":
+            print(f"\n== {b.name}", flush=True)
+            subprocess.run(["taskset", "-c", "0", b], timeout=300)
+
+
+def main():
+    tmp = pathlib.Path(tempfile.mkdtemp())
+    try:
+        native()
+        start(1, ROOT / "build/release/bench/fixed_engine", PORT + 20, ENGINES)
+        wait_port(PORT + 20 + ENGINES - 1)
+        gws = gateways(tmp, PORT + 20)
+        print(f"\n== gateways, medians of {ROUNDS}: {', '.join(gws)}")
+        small(gws)
+        large(gws, 220)
+        large(gws, 450)
+        stop()
+        start(1, BIN / "sluice-sim", "--port", PORT + 20, "--instances", ENGINES,
+              "--time-to-first-token", "50ms", "--inter-token-latency", "50ms")
+        wait_port(PORT + 20 + ENGINES - 1)
+        gws = gateways(tmp, PORT + 20)
+        streams(gws)
+        print("\nRssAnon now, MB: " + ", ".join(f"{n} {rss_mb(p.pid):.1f}" for n, (_, p) in gws.items()))
+    finally:
+        stop()
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def stop():
+    for p in children:
+        p.send_signal(signal.SIGTERM)
+    for p in children:
+        try:
+            p.wait(5)
+        except subprocess.TimeoutExpired:
+            p.kill()
+    children.clear()
+
+
+if __name__ == "__main__":
+    main()
