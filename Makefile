@@ -34,8 +34,10 @@ TOOLS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
 UNIT  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/bench_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-BPF   := $(wildcard bpf/*.bpf.c)
-SKEL  := $(if $(BPF),$(GEN)/sluice.skel.h)
+# The views over the agent's maps are one skeleton; what attaches to traffic loads, and fails, alone.
+BPF_ALONE := guard
+BPF   := $(filter-out $(BPF_ALONE:%=bpf/%.bpf.c),$(wildcard bpf/*.bpf.c))
+SKEL  := $(if $(BPF),$(GEN)/sluice.skel.h) $(BPF_ALONE:%=$(GEN)/%.skel.h)
 
 all: $(if $(wildcard user/main.c),$(BIN)/sluiced) $(TOOLS:%=$(BIN)/%)
 
@@ -73,6 +75,8 @@ $(GEN)/sluice.bpf.o: $(BPF:bpf/%.bpf.c=$(GEN)/%.bpf.o)
 	$(Q)$(BPFTOOL) gen object $@ $^
 $(GEN)/sluice.skel.h: $(GEN)/sluice.bpf.o
 	$(call say,SKEL,$@)$(BPFTOOL) gen skeleton $< name sluice_bpf > $@
+$(BPF_ALONE:%=$(GEN)/%.skel.h): $(GEN)/%.skel.h: $(GEN)/%.bpf.o
+	$(call say,SKEL,$@)$(BPFTOOL) gen skeleton $< name $*_bpf > $@
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 

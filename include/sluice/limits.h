@@ -60,6 +60,12 @@
 #define DECISIONS_MAX	   65536	/* kept for `sluicectl why`; the oldest is overwritten */
 #define PLUGINS_MAX	   32		/* in one profile; a configuration error */
 
+/* The guard (XDP). */
+#define GUARD_PREFIXES_MAX 65536 /* in the deny list; one more is refused by sluicectl guard */
+#define GUARD_SOURCES_MAX                                                                          \
+	131072 /* with a budget at a time; the least recently seen starts anew                     \
+		*/
+
 /* Seen from outside. */
 #define LABEL_VALUES_MAX      1000 /* per metric; then the value is "other" */
 #define ACCESS_LOG_QUEUE      4096 /* lines per worker; then dropped: access_log_dropped_total */
