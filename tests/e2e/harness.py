@@ -188,6 +188,8 @@ class Answer:
             self.body = response.read()
         except http.client.IncompleteRead as err:
             self.body, self.complete = err.partial, False
+        except (OSError, ValueError):  # reset, or framing that says nothing
+            self.body, self.complete = b"", False
 
     def json(self):
         return json.loads(self.body)

@@ -24,7 +24,7 @@ DEFAULTS = {
     ("POST", "/tokenize"): ("tokenize_chat",) * 2,
     ("GET", "/v1/models"): ("models",) * 2,
     ("GET", "/health"): ("health",) * 2,
-    ("GET", "/metrics"): ("metrics_load",) * 2,
+    ("GET", "/metrics"): ("metrics_idle",) * 2,
     ("GET", "/version"): ("version",) * 2,
 }
 CONTROL = {"/health", "/metrics", "/v1/models", "/version", "/kv_event_sources"}
@@ -33,8 +33,6 @@ CONTROL = {"/health", "/metrics", "/v1/models", "/version", "/kv_event_sources"}
 def fixture(name, kind="response"):
     with open(os.path.join(DATA, f"{name}.{kind}"), "rb") as f:
         raw = f.read()
-    if kind == "request" or name == "metrics_load":
-        return relength(raw)
     return relength(raw)
 
 

@@ -166,7 +166,7 @@ def test_idle_connections_are_closed_without_an_answer():
         eventually("it is counted", lambda: p.gw.metric("sluice_client_idle_closed_total") >= 1)
 
 
-def test_a_unix_socket_and_ipv6_are_listened_on():
+def test_a_unix_socket_is_listened_on():
     import os
     import tempfile
     with tempfile.TemporaryDirectory() as d, Pair("--listen", f"unix:{d}/s") as p:

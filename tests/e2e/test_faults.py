@@ -2,11 +2,12 @@
 """Engines that are dead, hung or lying: no request fails that another engine could serve."""
 import concurrent.futures
 import json
+import re
 import socket
 
 import replay
-from harness import Gateway, chat, eventually, free_port, main, post
-from replay import Replay, fixture, payload
+from harness import Gateway, chat, eventually, free_port, main, post, raw
+from replay import Replay, fixture, payload, split_head
 
 PATH = "/v1/chat/completions"
 WANT = payload(fixture("chat"))[0]
@@ -202,6 +203,68 @@ def test_an_endpoint_that_dies_in_mid_stream_is_told_to_the_client():
         assert last.startswith(b"data: {"), last
         assert json.loads(last[6:])["error"]["message"], last
         assert b"[DONE]" not in got.body
+
+
+def cut_stream(gw, at):
+    """A stream whose engine dies after `at` bytes of its answer: (status, payload, complete)."""
+    body = json.dumps(chat(f"cut {at}", stream=True)).encode()
+    out = raw(gw.port, b"POST %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+              b"Content-Length: %d\r\n\r\n" % (PATH.encode(), len(body)) + body)
+    return (int(out.split(b" ")[1]), *payload(out))
+
+
+def dies_after(answer):
+    def act(conn, request):
+        m = re.search(rb"cut (\d+)", request.body)
+        conn.sendall(answer[:int(m[1])] if m else fixture("chat"))
+        return "close"
+    return act
+
+
+def check_cut(gw, answer, at, first_event):
+    status, got, complete = cut_stream(gw, at)
+    if at < first_event:  # nothing was passed on: an error of its own, whole
+        assert status == 502 and complete and json.loads(got)["error"], (at, status, got)
+        return
+    sent = replay.dechunk(split_head(answer[:at])[1])[0]
+    assert status == 200 and got.startswith(sent), (at, got[-300:])
+    assert not complete, (at, "the cut stream looks complete")
+    if answer[:at].endswith((b"\r\n0\r", b"\r\n0\r\n", b"\r\n0\r\n\r")):  # only trailers could follow
+        assert got == sent, (at, got[-300:])
+        return
+    last = [e for e in got.split(b"\n\n") if e.strip()][-1].strip()
+    assert last.startswith(b"data: {"), (at, last)
+    assert json.loads(last[6:])["error"]["message"], (at, last)
+
+
+def test_wherever_an_engine_dies_the_client_is_told():
+    answer = fixture("chat_stream_usage")
+    head = answer.index(b"\r\n\r\n") + 4
+    first = answer.index(b"\n\n", head) + 2
+    third = [m.start() for m in re.finditer(b"data: ", answer)][3]
+    cuts = [*range(0, head, 37), *range(head, third),
+            *range(third, len(answer) - 500, 97), *range(len(answer) - 500, len(answer))]
+    engine = Replay(otherwise=dies_after(answer))
+    with Gateway([engine]) as gw:
+        for at in cuts:
+            check_cut(gw, answer, at, first)
+            assert post(gw.port, PATH, chat()).status == 200  # so that its circuit stays closed
+    engine.stop()
+
+
+def test_a_huge_chunk_and_a_malformed_one_are_told_of_too():
+    head = split_head(fixture("chat_stream"))[0] + b"\r\n\r\n"
+    event = b'data: {"choices":[]}\n\n'
+    chunk = b"%x\r\n%s\r\n" % (len(event), event)
+    for rest in (b"100000\r\n" + event + b"data: {", b"100000", b"-5\r\n", b"zz", b"5\r\ndata: x"):
+        answer = head + chunk + rest
+        engine = Replay(otherwise=dies_after(answer))
+        with Gateway([engine]) as gw:
+            status, got, complete = cut_stream(gw, len(answer))
+            assert status == 200 and not complete, (rest, status, got)
+            assert got.startswith(event) and got.endswith(b"}}\n\n"), (rest, got)
+            assert b'\n\ndata: {"error":{' in got, (rest, got)
+        engine.stop()
 
 
 def test_a_killed_worker_process_ends_its_stream_in_its_own_words():

@@ -180,7 +180,7 @@ def test_the_access_log_has_one_json_line_per_request():
 
             def lines():
                 with open(path, encoding="utf-8") as f:
-                    rows = f.read().splitlines()
+                    rows = [x for x in f.read().splitlines() if PATH in x]
                 return rows if len(rows) >= 5 else None
             rows = [json.loads(x) for x in eventually("five lines", lines)]
             assert len(rows) == 5

@@ -324,14 +324,83 @@ static void test_chunks(void **state)
 	}
 }
 
+/* [0, cut) of a message, what brings it to an end of ours, then a chunk and the last one. */
+static void check_finished(struct span bytes, size_t cut, size_t payload_bytes)
+{
+	static const char rest[] = "1\r\n!\r\n0\r\n\r\n";
+	struct http1_chunks chunks = {0};
+	char whole[256], to[256];
+	bool inside, done = false;
+	size_t at = 0;
+	ssize_t n;
+	int got;
+
+	while (at < cut) {
+		struct span data;
+
+		at += (size_t)http1_chunks_next(&chunks, bytes.ptr + at, cut - at, &data);
+	}
+	memcpy(whole, bytes.ptr, cut);
+	n = http1_chunks_finish(&chunks, whole + cut, sizeof(whole) - cut, &inside);
+	if (n == -ENODATA) {
+		assert_true(decode(span_of(whole, cut), cut, to, &done) == (int)payload_bytes);
+		return;
+	}
+	assert_true(n >= 0 && !inside);
+	memcpy(whole + cut + n, rest, sizeof(rest));
+	got = decode(span_of(whole, cut + (size_t)n + sizeof(rest) - 1), 0, to, &done);
+	assert_true(done);
+	assert_true(got > 0 && to[got - 1] == '!');
+}
+
+static void test_broken_off_chunks_are_finished_anywhere(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(chunked) / sizeof(*chunked); i++)
+		for (size_t cut = 0; chunked[i].payload && cut < chunked[i].bytes.len; cut++)
+			check_finished(chunked[i].bytes, cut, strlen(chunked[i].payload));
+}
+
+static void test_a_huge_open_chunk_is_left_open(void **state)
+{
+	struct span open[] = {SPAN("fffff"), SPAN("fffff;a"), SPAN("fffff\r\n"),
+			      SPAN("fffff\r\nabc")};
+
+	(void)state;
+	for (size_t i = 0; i < 4; i++) {
+		struct http1_chunks chunks = {0};
+		struct span data;
+		char room[16];
+		bool inside = false;
+		size_t at = 0;
+		ssize_t n;
+
+		while (at < open[i].len)
+			at += (size_t)http1_chunks_next(&chunks, open[i].ptr + at, open[i].len - at,
+							&data);
+		n = http1_chunks_finish(&chunks, room, sizeof(room), &inside);
+		assert_true(inside);
+		assert_int_equal(n, i < 2 ? 2 : 0);
+		assert_int_equal(http1_chunks_next(&chunks, room, (size_t)n, &data), n);
+		assert_int_equal(http1_chunks_next(&chunks, "!", 1, &data), 1);
+		assert_int_equal(data.len, 1); /* payload */
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_whole),	     cmocka_unit_test(test_every_split),
-		cmocka_unit_test(test_byte_by_byte), cmocka_unit_test(test_pipelined),
-		cmocka_unit_test(test_limits),	     cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_framing),	     cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_whole),
+		cmocka_unit_test(test_every_split),
+		cmocka_unit_test(test_byte_by_byte),
+		cmocka_unit_test(test_pipelined),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_framing),
+		cmocka_unit_test(test_answers),
 		cmocka_unit_test(test_chunks),
+		cmocka_unit_test(test_broken_off_chunks_are_finished_anywhere),
+		cmocka_unit_test(test_a_huge_open_chunk_is_left_open),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

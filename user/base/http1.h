@@ -131,9 +131,13 @@ struct http1_chunks {
 ssize_t http1_chunks_next(struct http1_chunks *c, const char *buf, size_t len,
 			  struct span *ret_data);
 bool http1_chunks_done(const struct http1_chunks *c);
-/* Between two chunks: where an own chunk could be put in. */
-bool http1_chunks_at_boundary(const struct http1_chunks *c);
-/* What is missing to such a place: "" or the end of a line; NULL in the middle of a chunk. */
-const char *http1_chunks_gap(const struct http1_chunks *c);
+/*
+ * For a message that broke off: writes what brings its receiver to a place where an own chunk may
+ * follow: the end of an open size line, then the rest of the open chunk as newlines. Where that
+ * rest does not fit, *ret_inside: the receiver stands among the payload of a chunk that is longer
+ * than the room. Returns the bytes written, at most len >= 8; -ENODATA where only trailers could
+ * follow.
+ */
+ssize_t http1_chunks_finish(const struct http1_chunks *c, char *buf, size_t len, bool *ret_inside);
 
 #endif

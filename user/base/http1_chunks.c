@@ -7,6 +7,7 @@
 #include "base/http1_syntax.h"
 
 #include <errno.h>
+#include <string.h>
 
 enum {
 	SIZE,
@@ -159,21 +160,50 @@ bool http1_chunks_done(const struct http1_chunks *c)
 	return c->state == DONE;
 }
 
-bool http1_chunks_at_boundary(const struct http1_chunks *c)
-{
-	return c->state == SIZE && c->digits == 0;
-}
-
-const char *http1_chunks_gap(const struct http1_chunks *c)
+/* What ends an open size line; a size of zero so far grows a digit: more of the body follows. */
+static const char *line_end(const struct http1_chunks *c)
 {
 	switch (c->state) {
 	case SIZE:
-		return c->digits ? NULL : "";
-	case DATA_CR:
+		return !c->digits ? "" : c->left ? "\r\n" : "1\r\n";
+	case EXT:
+	case EXT_EQUALS:
+		return "x\r\n";
+	case EXT_NAME:
+	case EXT_VALUE:
+	case QUOTED_END:
 		return "\r\n";
-	case DATA_LF:
+	case QUOTED:
+		return "\"\r\n";
+	case QUOTED_PAIR:
+		return "x\"\r\n";
+	case SIZE_LF:
 		return "\n";
 	default:
-		return NULL;
+		return "";
 	}
+}
+
+ssize_t http1_chunks_finish(const struct http1_chunks *c, char *buf, size_t len, bool *ret_inside)
+{
+	const char *line = line_end(c);
+	size_t n = strlen(line);
+	uint64_t fill = c->state <= DATA ? c->left : 0;
+	bool ends = c->state <= DATA_LF && (c->state != SIZE || c->digits);
+
+	if (c->state == SIZE && c->digits && !fill)
+		fill = 1;
+	if (c->state >= LINE || (c->state > SIZE && c->state < DATA && !fill))
+		return -ENODATA;
+	memcpy(buf, line, n);
+	*ret_inside = fill > len - n - 2;
+	if (*ret_inside)
+		return (ssize_t)n;
+	memset(buf + n, '\n', fill);
+	n += fill;
+	if (ends && c->state != DATA_LF)
+		buf[n++] = '\r';
+	if (ends)
+		buf[n++] = '\n';
+	return (ssize_t)n;
 }

@@ -19,6 +19,7 @@
 
 #define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define WATCH_MS		     1000
+#define CUT_EVENT_ROOM		     512 /* of a small block */
 
 void upstream_release_if_quiet(struct upstream *up);
 
@@ -46,30 +47,37 @@ void relay_resume(struct upstream *up)
 		relay_recv(up);
 }
 
-/* An event of ours may follow: between two chunks, or where the connection's end is the framing. */
+/*
+ * The event that tells a stream's client of the cut, wherever the engine died: an open chunk is
+ * filled with newlines, which end an SSE line; a huge one takes the event as its payload. NULL
+ * where none can follow.
+ */
 static struct block *cut_event(struct upstream *up)
 {
 	static const char event[] =
-		"data: {\"error\":{\"message\":\"The engine failed in the middle "
+		"\n\ndata: {\"error\":{\"message\":\"The engine failed in the middle "
 		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
 		"\"code\":502}}\n\n";
-	const char *gap = up->req->sse.kept ? "\n\n" : ""; /* an event stands open */
 	const char *line_end = up->rechunk && up->left ? "\r\n" : "";
-	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk;
+	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk, inside = false;
 	struct block *b;
+	ssize_t n = 0;
 
-	if (chunked)
-		line_end = http1_chunks_gap(&up->chunks);
-	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY || !line_end || up->malformed)
+	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY)
 		return NULL;
 	b = block_new(&up->worker->blocks, BLOCK_SMALL);
-	if (!b)
+	if (b && chunked)
+		n = http1_chunks_finish(&up->chunks, b->data, b->size - CUT_EVENT_ROOM, &inside);
+	if (!b || n < 0) {
+		block_free(&up->worker->blocks, b);
 		return NULL;
-	if (chunked || up->rechunk)
-		b->end = (uint32_t)snprintf(b->data, b->size, "%s%zx\r\n%s%s\r\n", line_end,
-					    strlen(gap) + sizeof(event) - 1, gap, event);
+	}
+	if ((chunked && !inside) || up->rechunk)
+		n += snprintf(b->data + n, CUT_EVENT_ROOM, "%s%zx\r\n%s\r\n", line_end,
+			      sizeof(event) - 1, event);
 	else
-		b->end = (uint32_t)snprintf(b->data, b->size, "%s%s", gap, event);
+		n += snprintf(b->data + n, CUT_EVENT_ROOM, "%s", event);
+	b->end = (uint32_t)n;
 	return b;
 }
 
@@ -123,8 +131,8 @@ static void payload_seen(struct request *req, struct span data)
 }
 
 /* Observes body bytes [from, end) of b. Returns the end of what belongs to the answer; with
- * dechunking the payload is moved together from `from` on. -EBADMSG: malformed. */
-static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
+ * dechunking the payload is moved together from `from` on. up->malformed: that far it was good. */
+static uint32_t body_observe(struct upstream *up, struct block *b, uint32_t from)
 {
 	struct request *req = up->req;
 	char *p = b->data + from, *end = b->data + b->end, *to = p;
@@ -134,7 +142,7 @@ static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
 
 		if (up->framing == HTTP1_NO_BODY) { /* nothing may follow such a head */
 			up->keep_alive &= n == 0;
-			return (ssize_t)from;
+			return from;
 		}
 		if (up->framing == HTTP1_LENGTH_BODY && n >= up->left) {
 			up->keep_alive &= n == up->left;
@@ -143,14 +151,18 @@ static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
 		}
 		up->left -= up->framing == HTTP1_LENGTH_BODY ? n : 0;
 		payload_seen(req, span_of(p, n));
-		return (ssize_t)(from + n);
+		return from + (uint32_t)n;
 	}
 	while (p < end && !http1_chunks_done(&up->chunks)) {
+		struct http1_chunks before = up->chunks;
 		struct span data;
 		ssize_t took = http1_chunks_next(&up->chunks, p, (size_t)(end - p), &data);
 
-		if (took < 0)
-			return took;
+		if (took < 0) { /* what came before is good */
+			up->malformed = true;
+			up->chunks = before;
+			break;
+		}
 		if (data.len)
 			payload_seen(req, data);
 		if (up->dechunk) {
@@ -163,7 +175,7 @@ static ssize_t body_observe(struct upstream *up, struct block *b, uint32_t from)
 	}
 	up->body_done = http1_chunks_done(&up->chunks);
 	up->keep_alive &= p == end;
-	return to - b->data;
+	return (uint32_t)(to - b->data);
 }
 
 /* An endpoint that frames by closing: its bytes become our chunks. */
@@ -213,22 +225,17 @@ static void body_end(struct upstream *up)
 static void body_pass(struct upstream *up, struct block *b, uint32_t from)
 {
 	struct request *req = up->req;
-	ssize_t end = body_observe(up, b, from);
 
-	if (end < 0) {
-		up->malformed = true;
-		block_free(&up->worker->blocks, b);
-		relay_cut(up, "malformed chunk from the engine");
-		return;
-	}
+	b->end = body_observe(up, b, from);
 	b->start = from;
-	b->end = (uint32_t)end;
 	req->bytes_out += block_used(b);
 	if (up->rechunk)
 		rechunk(up, b);
 	else
 		client_send(req->client, b);
-	if (up->body_done)
+	if (up->malformed)
+		relay_cut(up, "malformed chunk from the engine");
+	else if (up->body_done)
 		body_end(up);
 	else if (req->client->out_bytes < up->worker->cfg->relay_bytes_max)
 		relay_recv(up);
@@ -280,21 +287,14 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	up->left = up->framing == HTTP1_LENGTH_BODY ? head->content_length : 0;
 	req->sse = (struct sse){0};
 	if (b == ours) {
-		ssize_t end = body_observe(up, b, (uint32_t)n);
-
-		if (end < 0) { /* our head alone */
-			up->malformed = true;
-			b->end = (uint32_t)n;
-			client_send(c, b);
-			relay_cut(up, "malformed chunk from the engine");
-			return;
-		}
-		b->end = (uint32_t)end;
+		b->end = body_observe(up, b, (uint32_t)n);
 		req->bytes_out += b->end - (uint32_t)n;
 		client_send(c, b);
 		if (up->framing == HTTP1_NO_BODY)
 			up->body_done = true;
-		if (up->body_done)
+		if (up->malformed)
+			relay_cut(up, "malformed chunk from the engine");
+		else if (up->body_done)
 			body_end(up);
 		else
 			relay_recv(up);
