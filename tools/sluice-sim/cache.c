@@ -10,7 +10,7 @@ struct node {
 };
 
 struct cache {
-	uint32_t capacity, used, mask, newest, oldest;
+	uint32_t capacity, limit, used, fresh, free, mask, newest, oldest;
 	uint32_t *buckets;
 	struct node *nodes; /* 1-based: 0 is none */
 };
@@ -22,7 +22,7 @@ struct cache *cache_new(uint32_t blocks)
 
 	while (size < blocks)
 		size *= 2;
-	c->capacity = blocks;
+	c->capacity = c->limit = blocks;
 	c->mask = size - 1;
 	c->buckets = calloc(size, sizeof(uint32_t));
 	c->nodes = calloc((size_t)blocks + 1, sizeof(struct node));
@@ -61,7 +61,7 @@ static void list_in(struct cache *c, uint32_t i)
 	c->newest = i;
 }
 
-static uint32_t evict(struct cache *c)
+static void evict(struct cache *c)
 {
 	uint32_t i = c->oldest, *link = &c->buckets[c->nodes[i].hash & c->mask];
 
@@ -69,7 +69,31 @@ static uint32_t evict(struct cache *c)
 		link = &c->nodes[*link].next_hash;
 	*link = c->nodes[i].next_hash;
 	list_out(c, i);
+	c->used--;
+	c->nodes[i].next_hash = c->free;
+	c->free = i;
+}
+
+static uint32_t node_take(struct cache *c)
+{
+	uint32_t i;
+
+	if (c->used >= c->limit)
+		evict(c);
+	i = c->free;
+	if (i)
+		c->free = c->nodes[i].next_hash;
+	else
+		i = ++c->fresh;
+	c->used++;
 	return i;
+}
+
+void cache_limit(struct cache *c, uint32_t blocks)
+{
+	c->limit = blocks < 1 ? 1 : blocks < c->capacity ? blocks : c->capacity;
+	while (c->used > c->limit)
+		evict(c);
 }
 
 uint32_t cache_match(const struct cache *c, const uint64_t *chain, uint32_t count)
@@ -89,7 +113,7 @@ void cache_store(struct cache *c, const uint64_t *chain, uint32_t count)
 		if (i) {
 			list_out(c, i);
 		} else {
-			i = c->used < c->capacity ? ++c->used : evict(c);
+			i = node_take(c);
 			c->nodes[i].hash = chain[k];
 			c->nodes[i].next_hash = c->buckets[chain[k] & c->mask];
 			c->buckets[chain[k] & c->mask] = i;

@@ -3,6 +3,8 @@
  * When tokens come. The batch model: steps of step_ms + step_ms_per_seq x running, plus the
  * prefill of up to chunk_tokens at prefill_tokens_per_s; each step gives every decoding sequence a
  * token. The constant model: each sequence has its own clock (TTFT, then ITL).
+ * Blocks are finite: what the running sequences hold alone narrows the prefix cache; when it is
+ * more than there is, the youngest sequence is preempted and computes its prompt again later.
  * No I/O, no clock of its own: a test drives it by hand.
  */
 #include <errno.h>
@@ -17,25 +19,74 @@ void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(
 	e->cache = cache_new(opt->kv_blocks ? opt->kv_blocks : 1);
 }
 
+void engine_fini(struct engine *e)
+{
+	cache_free(e->cache);
+}
+
+static uint32_t blocks_of(const struct engine *e, uint32_t tokens)
+{
+	return (tokens + e->opt->block_size - 1) / e->opt->block_size;
+}
+
+static void cache_fit(struct engine *e)
+{
+	cache_limit(e->cache,
+		    e->unstored < e->opt->kv_blocks ? e->opt->kv_blocks - e->unstored : 1);
+}
+
+static void blocks_hold(struct engine *e, struct seq *s, uint32_t n)
+{
+	s->held += n;
+	s->unstored += n;
+	e->held += n;
+	e->unstored += n;
+	cache_fit(e);
+}
+
+static void blocks_release(struct engine *e, struct seq *s)
+{
+	e->held -= s->held;
+	e->unstored -= s->unstored;
+	s->held = s->unstored = 0;
+	cache_fit(e);
+}
+
+/* Tokens of the prompt that need no work; the last one is always computed. */
+static uint32_t cached_tokens(const struct engine *e, const struct seq *s)
+{
+	uint32_t hit = e->opt->cache ? cache_match(e->cache, s->chain, s->chain_count) : 0;
+	uint32_t most = (s->prompt_tokens - 1) / e->opt->block_size;
+
+	return (hit < most ? hit : most) * e->opt->block_size;
+}
+
 static void admit(struct engine *e, double now_ms)
 {
+	struct seq **end = &e->running;
+
 	while (e->waiting && e->running_count < e->opt->max_num_seqs) {
 		struct seq *s = e->waiting;
-		uint32_t hit = e->opt->cache ? cache_match(e->cache, s->chain, s->chain_count) : 0;
+		uint32_t cached = cached_tokens(e, s);
+		uint32_t need = blocks_of(e, s->prompt_tokens + s->made - cached);
 
+		if (e->running && e->held + need > e->opt->kv_blocks)
+			return;
 		e->waiting = s->next;
 		if (!e->waiting)
 			e->waiting_end = &e->waiting;
 		e->waiting_count--;
-		s->next = e->running;
-		e->running = s;
+		s->next = NULL;
+		while (*end) /* oldest first: they prefill first, and are preempted last */
+			end = &(*end)->next;
+		*end = s;
 		e->running_count++;
 		s->state = SEQ_PREFILL;
-		s->cached_tokens = hit * e->opt->block_size;
-		if (s->cached_tokens >= s->prompt_tokens) /* the last token is always computed */
-			s->cached_tokens =
-				(s->prompt_tokens - 1) / e->opt->block_size * e->opt->block_size;
-		s->prefilled = s->cached_tokens;
+		s->prefilled = cached;
+		blocks_hold(e, s, need);
+		if (s->made) /* it comes back after a preemption */
+			continue;
+		s->cached_tokens = cached;
 		e->queries += s->prompt_tokens;
 		e->hits += s->cached_tokens;
 		e->prompt_total += s->prompt_tokens;
@@ -51,9 +102,15 @@ static void admit(struct engine *e, double now_ms)
 	}
 }
 
+bool engine_full(const struct engine *e)
+{
+	return e->waiting_count >= e->opt->max_waiting &&
+	       (e->waiting_count || e->running_count >= e->opt->max_num_seqs);
+}
+
 int engine_submit(struct engine *e, struct seq *s, double now_ms)
 {
-	if (e->waiting_count >= e->opt->max_waiting)
+	if (engine_full(e))
 		return -EBUSY;
 	s->next = NULL;
 	s->state = SEQ_WAITING;
@@ -73,6 +130,7 @@ static void running_remove(struct engine *e, struct seq *s)
 		link = &(*link)->next;
 	*link = s->next;
 	e->running_count--;
+	blocks_release(e, s);
 }
 
 void engine_cancel(struct engine *e, struct seq *s)
@@ -92,12 +150,38 @@ void engine_cancel(struct engine *e, struct seq *s)
 	s->state = SEQ_DONE;
 }
 
+/* Out of the batch, and the first that comes in again. */
+static void preempt(struct engine *e, struct seq *s)
+{
+	running_remove(e, s);
+	s->state = SEQ_WAITING;
+	s->next = e->waiting;
+	if (!e->waiting)
+		e->waiting_end = &s->next;
+	e->waiting = s;
+	e->waiting_count++;
+	e->preemptions++;
+}
+
+static void prompt_store(struct engine *e, struct seq *s)
+{
+	uint32_t stored = s->unstored < s->chain_count ? s->unstored : s->chain_count;
+
+	s->unstored -= stored;
+	e->unstored -= stored;
+	cache_fit(e);
+	if (e->opt->cache)
+		cache_store(e->cache, s->chain, s->chain_count);
+}
+
 static void token_made(struct engine *e, struct seq *s)
 {
 	if (s->state == SEQ_PREFILL)
-		cache_store(e->cache, s->chain, s->chain_count);
+		prompt_store(e, s);
 	s->state = SEQ_DECODE;
 	s->made++;
+	if (s->made % e->opt->block_size == 0)
+		blocks_hold(e, s, 1);
 	e->generated_total++;
 	if (s->made >= s->max_tokens) {
 		running_remove(e, s);
@@ -105,6 +189,12 @@ static void token_made(struct engine *e, struct seq *s)
 		e->successes++;
 	}
 	e->token(s);
+}
+
+/* Tokens to compute before the next one comes: after a preemption also those already made. */
+static uint32_t work_left(const struct seq *s)
+{
+	return s->prompt_tokens + s->made - s->prefilled;
 }
 
 /* A step of the batch is over. */
@@ -118,14 +208,19 @@ static void step_finish(struct engine *e)
 		if (s->state == SEQ_DECODE) {
 			token_made(e, s);
 		} else if (budget) {
-			uint32_t want = s->prompt_tokens - s->prefilled;
+			uint32_t want = work_left(s);
 			uint32_t n = want < budget ? want : budget;
 
 			s->prefilled += n;
 			budget -= n;
-			if (s->prefilled == s->prompt_tokens)
+			if (!work_left(s))
 				token_made(e, s);
 		}
+	}
+	while (e->held > e->opt->kv_blocks && e->running_count > 1) {
+		for (next = e->running; next->next; next = next->next)
+			;
+		preempt(e, next);
 	}
 }
 
@@ -135,7 +230,7 @@ static double step_length(const struct engine *e)
 
 	for (const struct seq *s = e->running; s; s = s->next)
 		if (s->state == SEQ_PREFILL)
-			want += s->prompt_tokens - s->prefilled;
+			want += work_left(s);
 	if (want > e->opt->chunk_tokens)
 		want = e->opt->chunk_tokens;
 	return (e->opt->step_ms + e->opt->step_ms_per_seq * e->running_count +

@@ -35,6 +35,7 @@ static struct sim_options opt = {
 	.chunk_tokens = 2048,
 	.default_max_tokens = 16,
 	.cache = true,
+	.details = true,
 };
 static char *calculator;
 
@@ -67,9 +68,10 @@ static const struct {
 	{"--chunk-tokens", COUNT, &opt.chunk_tokens, "batch: prefill tokens a step"},
 	{"--time-scale", REAL, &opt.time_scale, "run so many times faster"},
 	{"--failure-injection-rate", REAL, &opt.failure_rate, "per cent of requests that fail"},
-	{"--failure-types", TEXT, &opt.failure_types, "rate_limit, context_length, server_error"},
+	{"--failure-types", TEXT, &opt.failure_types, "which, by commas; default all"},
 	{"--seed", COUNT, &opt.seed, "of injected failures"},
 	{"--enable-kvcache", FLAG, &opt.cache, "simulate the prefix cache (default on)"},
+	{"--enable-prompt-tokens-details", FLAG, &opt.details, "cached_tokens (default on)"},
 	{"--mode", IGNORED, NULL, "accepted: answers follow from the prompt"},
 	{"--max-loras", IGNORED, NULL, "accepted"},
 };
@@ -78,8 +80,8 @@ static void help(FILE *f)
 {
 	fprintf(f, "Usage: sluice-sim [FLAG VALUE]…\nSimulated OpenAI-compatible engines.\n\n");
 	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++)
-		fprintf(f, "  %-28s %s\n", flags[i].name, flags[i].help);
-	fprintf(f, "  %-28s %s\n", "--help", "print this and exit");
+		fprintf(f, "  %-32s %s\n", flags[i].name, flags[i].help);
+	fprintf(f, "  %-32s %s\n", "--help", "print this and exit");
 }
 
 static int usage_error(const char *what, const char *flag)

@@ -22,6 +22,12 @@ void out_add(struct out *o, const void *p, size_t n)
 	o->len += n;
 }
 
+void out_cut(struct out *o)
+{
+	if (o->cut_count < OUT_CUTS)
+		o->cuts[o->cut_count++] = o->len;
+}
+
 void out_printf(struct out *o, const char *fmt, ...)
 {
 	char text[4096];
@@ -66,158 +72,95 @@ static void head_end(struct out *o, unsigned int port)
 void reply_json(struct out *o, int status, const char *body, unsigned int port, bool keep)
 {
 	head_start(o, status);
-	out_printf(o, "content-length: %zu\r\ncontent-type: application/json\r\n%s", strlen(body),
+	out_printf(o, "content-length: %zu\r\n%s%s", strlen(body),
+		   *body ? "content-type: application/json\r\n" : "",
 		   keep ? "" : "connection: close\r\n");
 	head_end(o, port);
+	out_cut(o);
 	out_add(o, body, strlen(body));
 }
 
 void reply_error(struct out *o, int status, const char *type, const char *message,
-		 unsigned int port)
+		 const char *param, unsigned int port)
 {
 	char body[1024];
 
 	snprintf(body, sizeof(body),
-		 "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":%d}}",
-		 message, type, status);
+		 "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":%s%s%s,\"code\":%d}}",
+		 message, type, param ? "\"" : "", param ? param : "null", param ? "\"" : "",
+		 status);
 	reply_json(o, status, body, port, true);
 }
 
-static void chunk(struct out *o, const char *event)
+#define FINGERPRINT "\"system_fingerprint\":\"vllm-0.32.0-sim\""
+
+/* One event, one chunk, one segment. */
+static void chunk(struct out *o, const char *event, size_t n)
 {
-	out_printf(o, "%zx\r\n", strlen(event));
-	out_add(o, event, strlen(event));
+	out_printf(o, "%zx\r\n", n);
+	out_add(o, event, n);
 	out_add(o, "\r\n", 2);
+	out_cut(o);
 }
 
-static void usage_text(const struct reply *r, uint32_t made, char *to, size_t size)
+__attribute__((format(printf, 2, 3))) static void event_put(struct out *o, const char *fmt, ...)
 {
-	if (r->api == SIM_MESSAGES || r->api == SIM_RESPONSES)
-		snprintf(
-			to, size,
-			"{\"input_tokens\":%u,\"output_tokens\":%u,\"cache_read_input_tokens\":%u}",
-			r->prompt_tokens, made, r->cached_tokens);
-	else
-		snprintf(to, size,
-			 "{\"prompt_tokens\":%u,\"total_tokens\":%u,\"completion_tokens\":%u,"
-			 "\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
-			 r->prompt_tokens, r->prompt_tokens + made, made, r->cached_tokens);
+	char text[3072];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	chunk(o, text, n < (int)sizeof(text) ? (size_t)n : sizeof(text) - 1);
 }
 
-void reply_stream_head(struct out *o, const struct reply *r)
+/* "id":…,"object":…,"created":…,"model":… as both OpenAI answers begin. */
+static const char *opening(const struct reply *r, const char *object)
 {
-	char event[1024];
+	static char text[512];
 
-	head_start(o, 200);
-	out_printf(o, "content-type: text/event-stream; charset=utf-8\r\n"
-		      "transfer-encoding: chunked\r\n");
-	head_end(o, r->port);
-	event[0] = '\0';
-	if (r->api == SIM_CHAT)
-		snprintf(event, sizeof(event),
-			 "data: "
-			 "{\"id\":\"%s\",\"object\":\"chat.completion.chunk\",\"created\":%lld,"
-			 "\"model\":\"%s\",\"choices\":[{\"index\":0,\"delta\":{\"role\":"
-			 "\"assistant\","
-			 "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
-			 "\"prompt_token_ids\":null,\"prompt_text\":null}\n\n",
-			 r->id, r->created, r->model);
-	else if (r->api == SIM_MESSAGES)
-		snprintf(event, sizeof(event),
-			 "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{"
-			 "\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"content\":[],"
-			 "\"model\":\"%s\",\"stop_reason\":null,\"stop_sequence\":null,"
-			 "\"usage\":{\"input_tokens\":%u,\"output_tokens\":0}}}\n\n"
-			 "event: content_block_start\ndata: {\"type\":\"content_block_start\","
-			 "\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
-			 r->id, r->model, r->prompt_tokens);
-	else if (r->api == SIM_RESPONSES)
-		snprintf(
-			event, sizeof(event),
-			"event: response.created\ndata: {\"type\":\"response.created\","
-			"\"sequence_number\":0,\"response\":{\"id\":\"%s\",\"object\":\"response\","
-			"\"created_at\":%lld,\"status\":\"in_progress\",\"model\":\"%s\","
-			"\"output\":[],\"parallel_tool_calls\":true,\"tool_choice\":\"auto\","
-			"\"tools\":[]}}\n\n",
-			r->id, r->created, r->model);
-	if (event[0])
-		chunk(o, event);
+	snprintf(text, sizeof(text),
+		 "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\",", r->id,
+		 object, r->created, r->model);
+	return text;
 }
 
-static void stream_end(struct out *o, const struct reply *r, uint32_t made)
+/* The usage member's value; whole: as in an answer that is not a stream. */
+static const char *usage(const struct reply *r, uint32_t made, bool whole)
 {
-	char event[1024], usage[256];
+	static char text[512];
+	uint32_t in = r->prompt_tokens, cached = r->cached_tokens;
 
-	usage_text(r, made, usage, sizeof(usage));
-	event[0] = '\0';
 	if (r->api == SIM_MESSAGES)
-		snprintf(event, sizeof(event),
-			 "event: content_block_stop\ndata: {\"type\":\"content_block_stop\","
-			 "\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\","
-			 "\"delta\":{\"stop_reason\":\"max_tokens\",\"stop_sequence\":null},"
-			 "\"usage\":%s}\n\nevent: message_stop\ndata: "
-			 "{\"type\":\"message_stop\"}\n\n",
-			 usage);
+		snprintf(text, sizeof(text),
+			 "{\"input_tokens\":%u,\"output_tokens\":%u,\"cache_creation_input_"
+			 "tokens\":0,"
+			 "\"cache_read_input_tokens\":%u}",
+			 in, made, cached);
 	else if (r->api == SIM_RESPONSES)
-		snprintf(event, sizeof(event),
-			 "event: response.completed\ndata: {\"type\":\"response.completed\","
-			 "\"sequence_number\":%u,\"response\":{\"id\":\"%s\",\"object\":"
-			 "\"response\","
-			 "\"created_at\":%lld,\"status\":\"completed\",\"model\":\"%s\","
-			 "\"output\":[],\"parallel_tool_calls\":true,\"tool_choice\":\"auto\","
-			 "\"tools\":[],\"usage\":%s}}\n\n",
-			 made + 1, r->id, r->created, r->model, usage);
-	else if (r->usage)
-		snprintf(event, sizeof(event),
-			 "data: {\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\","
-			 "\"choices\":[],\"usage\":%s}\n\n",
-			 r->id, r->api == SIM_CHAT ? "chat.completion.chunk" : "text_completion",
-			 r->created, r->model, usage);
-	if (event[0])
-		chunk(o, event);
-	if (r->api == SIM_CHAT || r->api == SIM_COMPLETION)
-		chunk(o, "data: [DONE]\n\n");
-	out_add(o, "0\r\n\r\n", 5);
-}
-
-void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last)
-{
-	char event[768], word[SIM_WORD_BYTES + 1];
-	const char *finish = last ? "\"length\"" : "null";
-
-	sim_word(r->prompt_hash, i, word);
-	if (r->api == SIM_CHAT)
-		snprintf(
-			event, sizeof(event),
-			"data: "
-			"{\"id\":\"%s\",\"object\":\"chat.completion.chunk\",\"created\":%lld,"
-			"\"model\":\"%s\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
-			"\"logprobs\":null,\"finish_reason\":%s,\"token_ids\":null}]}\n\n",
-			r->id, r->created, r->model, word, finish);
-	else if (r->api == SIM_COMPLETION)
-		snprintf(event, sizeof(event),
-			 "data: {\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%lld,"
-			 "\"model\":\"%s\",\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":"
-			 "null,"
-			 "\"finish_reason\":%s,\"stop_reason\":null,\"prompt_token_ids\":null,"
-			 "\"token_ids\":null}]}\n\n",
-			 r->id, r->created, r->model, word, finish);
-	else if (r->api == SIM_MESSAGES)
-		snprintf(event, sizeof(event),
-			 "event: content_block_delta\ndata: {\"type\":\"content_block_delta\","
-			 "\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"%s\"}}\n\n",
-			 word);
+		snprintf(text, sizeof(text),
+			 "{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":%u,"
+			 "\"cache_write_tokens\":0,\"input_tokens_per_turn\":[],"
+			 "\"cached_tokens_per_turn\":[]},\"output_tokens\":%u,"
+			 "\"output_tokens_details\":{\"reasoning_tokens\":0,\"tool_output_tokens\":"
+			 "0,"
+			 "\"output_tokens_per_turn\":[],\"tool_output_tokens_per_turn\":[]},"
+			 "\"total_tokens\":%u}",
+			 in, cached, made, in + made);
+	else if (!r->details)
+		snprintf(text, sizeof(text),
+			 "{\"prompt_tokens\":%u,\"total_tokens\":%u,\"completion_tokens\":%u%s}",
+			 in, in + made, made, whole ? ",\"prompt_tokens_details\":null" : "");
 	else
-		snprintf(event, sizeof(event),
-			 "event: response.output_text.delta\ndata: {\"type\":"
-			 "\"response.output_text.delta\",\"sequence_number\":%u,\"item_id\":\"msg_"
-			 "1\","
-			 "\"output_index\":0,\"content_index\":0,\"delta\":\"%s\",\"logprobs\":[]}"
-			 "\n\n",
-			 i + 1, word);
-	chunk(o, event);
-	if (last)
-		stream_end(o, r, i + 1);
+		snprintf(text, sizeof(text),
+			 "{\"prompt_tokens\":%u,\"total_tokens\":%u,\"completion_tokens\":%u,"
+			 "\"prompt_tokens_details\":{\"cached_tokens\":%u,\"created_cache_tokens\":"
+			 "0%s}"
+			 "%s}",
+			 in, in + made, made, cached, whole ? ",\"multimodal_tokens\":null" : "",
+			 whole ? ",\"completion_tokens_details\":null" : "");
+	return text;
 }
 
 static void words(struct out *o, const struct reply *r)
@@ -230,57 +173,224 @@ static void words(struct out *o, const struct reply *r)
 	}
 }
 
+/* A Responses object; output only once it is whole. */
+static void response_object(struct out *o, const struct reply *r, bool whole)
+{
+	out_printf(
+		o,
+		"{\"id\":\"%s\",\"created_at\":%lld,\"incomplete_details\":%s,"
+		"\"instructions\":null,\"metadata\":null,\"model\":\"%s\",\"object\":\"response\","
+		"\"output\":[",
+		r->id, r->created, whole ? "{\"reason\":\"max_output_tokens\"}" : "null", r->model);
+	if (whole) {
+		out_printf(o, "{\"id\":\"msg_1\",\"content\":[{\"annotations\":[],\"text\":\"");
+		words(o, r);
+		out_printf(o,
+			   "\",\"type\":\"output_text\",\"logprobs\":null}],\"role\":\"assistant\","
+			   "\"status\":\"completed\",\"type\":\"message\",\"phase\":null}");
+	}
+	out_printf(o,
+		   "],\"parallel_tool_calls\":true,\"temperature\":1.0,\"tool_choice\":\"none\","
+		   "\"tools\":[],\"top_p\":1.0,\"background\":false,\"max_output_tokens\":%u,"
+		   "\"max_tool_calls\":null,\"previous_response_id\":null,\"prompt\":null,"
+		   "\"reasoning\":null,\"service_tier\":\"auto\",\"status\":\"%s\",\"text\":null,"
+		   "\"top_logprobs\":null,\"truncation\":\"disabled\",\"usage\":%s,\"user\":null,"
+		   "\"presence_penalty\":0.0,\"frequency_penalty\":0.0,\"kv_transfer_params\":null,"
+		   "\"ec_transfer_params\":null,\"input_messages\":null,\"output_messages\":null}",
+		   r->max_tokens, whole ? "incomplete" : "in_progress",
+		   whole ? usage(r, r->max_tokens, true) : "null");
+}
+
+static void response_event(struct out *o, const struct reply *r, const char *name, uint32_t number)
+{
+	struct out text = {0};
+
+	out_printf(&text, "event: response.%s\ndata: {\"response\":", name);
+	response_object(&text, r, strcmp(name, "completed") == 0);
+	out_printf(&text, ",\"sequence_number\":%u,\"type\":\"response.%s\"}\n\n", number, name);
+	chunk(o, text.data, text.len);
+	free(text.data);
+}
+
+static void responses_begin(struct out *o, const struct reply *r)
+{
+	response_event(o, r, "created", 0);
+	response_event(o, r, "in_progress", 1);
+	event_put(o, "event: response.output_item.added\ndata: {\"item\":{\"id\":\"msg_1\","
+		     "\"content\":[],\"role\":\"assistant\",\"status\":\"in_progress\",\"type\":"
+		     "\"message\",\"phase\":null},\"output_index\":0,\"sequence_number\":2,"
+		     "\"type\":\"response.output_item.added\"}\n\n");
+	event_put(o,
+		  "event: response.content_part.added\ndata: {\"content_index\":0,"
+		  "\"item_id\":\"msg_1\",\"output_index\":0,\"part\":{\"annotations\":[],"
+		  "\"text\":\"\",\"type\":\"output_text\",\"logprobs\":[]},\"sequence_number\":3,"
+		  "\"type\":\"response.content_part.added\"}\n\n");
+}
+
+void reply_stream_head(struct out *o, const struct reply *r)
+{
+	head_start(o, 200);
+	out_printf(o, "content-type: text/event-stream; charset=utf-8\r\n"
+		      "transfer-encoding: chunked\r\n");
+	head_end(o, r->port);
+	out_cut(o);
+	if (r->api == SIM_CHAT)
+		event_put(o,
+			  "data: %s\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
+			  "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
+			  "\"prompt_token_ids\":null,\"prompt_text\":null}\n\n",
+			  opening(r, "chat.completion.chunk"));
+	else if (r->api == SIM_RESPONSES)
+		responses_begin(o, r);
+	if (r->api != SIM_MESSAGES)
+		return;
+	event_put(o,
+		  "event: message_start\ndata: "
+		  "{\"type\":\"message_start\",\"message\":{\"id\":\"%s\","
+		  "\"type\":\"message\",\"role\":\"assistant\",\"content\":[],\"model\":\"%s\","
+		  "\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":%u,"
+		  "\"output_tokens\":0}}}\n\n",
+		  r->id, r->model, r->prompt_tokens);
+	event_put(o, "event: content_block_start\ndata: {\"type\":\"content_block_start\","
+		     "\"content_block\":{\"type\":\"text\",\"text\":\"\"},\"index\":0}\n\n");
+}
+
+static void responses_end(struct out *o, const struct reply *r, uint32_t made)
+{
+	struct out text = {0};
+
+	words(&text, r);
+	out_add(&text, "", 1);
+	if (text.len < 2000) { /* long answers: the completed response holds the text too */
+		event_put(o,
+			  "event: response.output_text.done\ndata: {\"content_index\":0,"
+			  "\"item_id\":\"msg_1\",\"output_index\":0,\"sequence_number\":%u,"
+			  "\"text\":\"%s\",\"type\":\"response.output_text.done\"}\n\n",
+			  made + 4, text.data);
+		event_put(o,
+			  "event: response.content_part.done\ndata: {\"content_index\":0,"
+			  "\"item_id\":\"msg_1\",\"output_index\":0,\"part\":{\"annotations\":[],"
+			  "\"text\":\"%s\",\"type\":\"output_text\",\"logprobs\":null},"
+			  "\"sequence_number\":%u,\"type\":\"response.content_part.done\"}\n\n",
+			  text.data, made + 5);
+		event_put(
+			o,
+			"event: response.output_item.done\ndata: {\"item\":{\"id\":\"msg_1\","
+			"\"content\":[{\"annotations\":[],\"text\":\"%s\",\"type\":\"output_text\","
+			"\"logprobs\":null}],\"role\":\"assistant\",\"status\":\"completed\","
+			"\"type\":\"message\",\"phase\":null},\"output_index\":0,"
+			"\"sequence_number\":%u,\"type\":\"response.output_item.done\"}\n\n",
+			text.data, made + 6);
+	}
+	free(text.data);
+	response_event(o, r, "completed", made + 7);
+}
+
+static void stream_end(struct out *o, const struct reply *r, uint32_t made)
+{
+	if (r->api == SIM_MESSAGES) {
+		event_put(o, "event: content_block_stop\ndata: {\"type\":\"content_block_stop\","
+			     "\"index\":0}\n\n");
+		event_put(
+			o,
+			"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{"
+			"\"stop_reason\":\"max_tokens\",\"stop_sequence\":null},\"usage\":%s}\n\n",
+			usage(r, made, false));
+		event_put(o, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
+	} else if (r->api == SIM_RESPONSES) {
+		responses_end(o, r, made);
+	} else {
+		if (r->usage)
+			event_put(o, "data: %s\"choices\":[],\"usage\":%s," FINGERPRINT "}\n\n",
+				  opening(r, r->api == SIM_CHAT ? "chat.completion.chunk"
+								: "text_completion"),
+				  usage(r, made, false));
+		event_put(o, "data: [DONE]\n\n");
+	}
+	out_add(o, "0\r\n\r\n", 5);
+}
+
+void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last)
+{
+	char word[SIM_WORD_BYTES + 1];
+	const char *print = last && !r->usage ? "," FINGERPRINT : "";
+
+	sim_word(r->prompt_hash, i, word);
+	if (r->api == SIM_CHAT)
+		event_put(o,
+			  "data: %s\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
+			  "\"logprobs\":null,\"finish_reason\":%s,\"token_ids\":null}]%s}\n\n",
+			  opening(r, "chat.completion.chunk"), word,
+			  last ? "\"length\",\"stop_reason\":null" : "null", print);
+	else if (r->api == SIM_COMPLETION)
+		event_put(o,
+			  "data: %s\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":null,"
+			  "\"finish_reason\":%s,\"stop_reason\":null,\"prompt_token_ids\":null,"
+			  "\"token_ids\":null}]%s}\n\n",
+			  opening(r, "text_completion"), word, last ? "\"length\"" : "null", print);
+	else if (r->api == SIM_MESSAGES)
+		event_put(o,
+			  "event: content_block_delta\ndata: {\"type\":\"content_block_delta\","
+			  "\"delta\":{\"type\":\"text_delta\",\"text\":\"%s\"},\"index\":0}\n\n",
+			  word);
+	else
+		event_put(o,
+			  "event: response.output_text.delta\ndata: {\"content_index\":0,\"delta\":"
+			  "\"%s\",\"item_id\":\"msg_1\",\"logprobs\":[],\"output_index\":0,"
+			  "\"sequence_number\":%u,\"type\":\"response.output_text.delta\"}\n\n",
+			  word, i + 4);
+	if (last)
+		stream_end(o, r, i + 1);
+}
+
+static void whole_chat(struct out *b, const struct reply *r)
+{
+	out_printf(b,
+		   "%s\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"",
+		   opening(r, "chat.completion"));
+	words(b, r);
+	out_printf(b,
+		   "\",\"refusal\":null,\"annotations\":null,\"audio\":null,\"function_call\":null,"
+		   "\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"length\","
+		   "\"stop_reason\":null,\"token_ids\":null,\"routed_experts\":null}],"
+		   "\"service_tier\":null," FINGERPRINT ",\"usage\":%s,\"prompt_logprobs\":null,"
+		   "\"prompt_token_ids\":null,\"prompt_text\":null,\"kv_transfer_params\":null,"
+		   "\"ec_transfer_params\":null,\"metrics\":null}",
+		   usage(r, r->max_tokens, true));
+}
+
+static void whole_completion(struct out *b, const struct reply *r)
+{
+	out_printf(b, "%s\"choices\":[{\"index\":0,\"text\":\"", opening(r, "text_completion"));
+	words(b, r);
+	out_printf(b,
+		   "\",\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null,"
+		   "\"token_ids\":null,\"prompt_logprobs\":null,\"prompt_token_ids\":null,"
+		   "\"routed_experts\":null}],\"service_tier\":null," FINGERPRINT ",\"usage\":%s,"
+		   "\"kv_transfer_params\":null,\"ec_transfer_params\":null,\"metrics\":null}",
+		   usage(r, r->max_tokens, true));
+}
+
 void reply_whole(struct out *o, const struct reply *r)
 {
 	struct out body = {0};
-	char usage[256];
 
-	usage_text(r, r->max_tokens, usage, sizeof(usage));
-	if (r->api == SIM_CHAT)
+	if (r->api == SIM_CHAT) {
+		whole_chat(&body, r);
+	} else if (r->api == SIM_COMPLETION) {
+		whole_completion(&body, r);
+	} else if (r->api == SIM_MESSAGES) {
 		out_printf(&body,
-			   "{\"id\":\"%s\",\"object\":\"chat.completion\",\"created\":%lld,"
-			   "\"model\":\"%s\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
-			   "\"assistant\",\"content\":\"",
-			   r->id, r->created, r->model);
-	else if (r->api == SIM_COMPLETION)
+			   "{\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"content\":"
+			   "[{\"type\":\"text\",\"text\":\"",
+			   r->id);
+		words(&body, r);
 		out_printf(&body,
-			   "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%lld,"
-			   "\"model\":\"%s\",\"choices\":[{\"index\":0,\"text\":\"",
-			   r->id, r->created, r->model);
-	else if (r->api == SIM_MESSAGES)
-		out_printf(&body,
-			   "{\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":"
-			   "\"%s\",\"content\":[{\"type\":\"text\",\"text\":\"",
-			   r->id, r->model);
-	else
-		out_printf(&body,
-			   "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"model\":"
-			   "\"%s\",\"status\":\"completed\",\"parallel_tool_calls\":true,"
-			   "\"tool_choice\":\"auto\",\"tools\":[],\"output\":[{\"id\":\"msg_1\","
-			   "\"type\":\"message\",\"role\":\"assistant\",\"status\":\"completed\","
-			   "\"content\":[{\"type\":\"output_text\",\"annotations\":[],\"text\":\"",
-			   r->id, r->created, r->model);
-	words(&body, r);
-	if (r->api == SIM_CHAT)
-		out_printf(&body,
-			   "\",\"refusal\":null,\"annotations\":null,\"audio\":null,"
-			   "\"function_call\":null,\"reasoning\":null},\"logprobs\":null,"
-			   "\"finish_reason\":\"length\",\"stop_reason\":null}],\"usage\":%s,"
-			   "\"prompt_logprobs\":null,\"kv_transfer_params\":null}",
-			   usage);
-	else if (r->api == SIM_COMPLETION)
-		out_printf(
-			&body,
-			"\",\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}],"
-			"\"usage\":%s,\"kv_transfer_params\":null}",
-			usage);
-	else if (r->api == SIM_MESSAGES)
-		out_printf(
-			&body,
-			"\"}],\"stop_reason\":\"max_tokens\",\"stop_sequence\":null,\"usage\":%s}",
-			usage);
-	else
-		out_printf(&body, "\"}]}],\"usage\":%s}", usage);
+			   "\"}],\"model\":\"%s\",\"stop_reason\":\"max_tokens\",\"usage\":%s}",
+			   r->model, usage(r, r->max_tokens, true));
+	} else {
+		response_object(&body, r, true);
+	}
 	out_add(&body, "", 1);
 	reply_json(o, 200, body.data, r->port, true);
 	free(body.data);
@@ -309,25 +419,51 @@ void reply_models(struct out *o, const struct sim_options *opt, unsigned int por
 	free(list);
 }
 
-static void gauge(struct out *o, const char *name, const char *model, double value)
+static void series(struct out *o, const char *type, const char *name, const char *model,
+		   double value)
 {
-	out_printf(o, "# HELP vllm:%s Simulated.\n# TYPE vllm:%s gauge\n", name, name);
-	out_printf(o, "vllm:%s{engine=\"0\",model_name=\"%s\"} %.9g\n", name, model, value);
+	out_printf(o, "# HELP vllm:%s Simulated.\n# TYPE vllm:%s %s\n", name, name, type);
+	out_printf(o, "vllm:%s%s{engine=\"0\",model_name=\"%s\"} %.9g\n", name,
+		   *type == 'c' ? "_total" : "", model, value);
+}
+
+/* Histograms that nobody here reads: a page of a real one's size costs a scraper as much. */
+static void histogram(struct out *o, const char *name, const char *model, double count)
+{
+	static const char *const le[] = {"0.001", "0.005", "0.01", "0.02", "0.04", "0.06",  "0.08",
+					 "0.1",	  "0.25",  "0.5",  "0.75", "1.0",  "2.5",   "5.0",
+					 "7.5",	  "10.0",  "20.0", "40.0", "80.0", "160.0", "+Inf"};
+
+	out_printf(o, "# HELP vllm:%s Simulated.\n# TYPE vllm:%s histogram\n", name, name);
+	for (size_t i = 0; i < sizeof(le) / sizeof(*le); i++)
+		out_printf(o, "vllm:%s_bucket{engine=\"0\",le=\"%s\",model_name=\"%s\"} %.9g\n",
+			   name, le[i], model, count);
+	out_printf(o, "vllm:%s_count{engine=\"0\",model_name=\"%s\"} %.9g\n", name, model, count);
+	out_printf(o, "vllm:%s_sum{engine=\"0\",model_name=\"%s\"} 0.0\n", name, model);
 }
 
 void reply_metrics(struct out *o, const struct engine *e, const char *model, unsigned int port)
 {
+	static const char *const histograms[] = {
+		"time_to_first_token_seconds",	  "inter_token_latency_seconds",
+		"e2e_request_latency_seconds",	  "request_queue_time_seconds",
+		"request_prefill_time_seconds",	  "request_decode_time_seconds",
+		"request_inference_time_seconds", "request_prompt_tokens",
+		"request_generation_tokens",	  "iteration_tokens_total"};
 	struct out b = {0};
 
-	gauge(&b, "num_requests_running", model, e->running_count);
-	gauge(&b, "num_requests_waiting", model, e->waiting_count);
-	gauge(&b, "kv_cache_usage_perc", model,
-	      (double)e->running_count / (e->opt->max_num_seqs ? e->opt->max_num_seqs : 1));
-	gauge(&b, "prefix_cache_queries_total", model, (double)e->queries);
-	gauge(&b, "prefix_cache_hits_total", model, (double)e->hits);
-	gauge(&b, "prompt_tokens_total", model, (double)e->prompt_total);
-	gauge(&b, "generation_tokens_total", model, (double)e->generated_total);
-	gauge(&b, "request_success_total", model, (double)e->successes);
+	series(&b, "gauge", "num_requests_running", model, e->running_count);
+	series(&b, "gauge", "num_requests_waiting", model, e->waiting_count);
+	series(&b, "gauge", "kv_cache_usage_perc", model,
+	       e->held < e->opt->kv_blocks ? (double)e->held / e->opt->kv_blocks : 1);
+	series(&b, "counter", "num_preemptions", model, (double)e->preemptions);
+	series(&b, "counter", "prefix_cache_queries", model, (double)e->queries);
+	series(&b, "counter", "prefix_cache_hits", model, (double)e->hits);
+	series(&b, "counter", "prompt_tokens", model, (double)e->prompt_total);
+	series(&b, "counter", "generation_tokens", model, (double)e->generated_total);
+	series(&b, "counter", "request_success", model, (double)e->successes);
+	for (size_t i = 0; i < sizeof(histograms) / sizeof(*histograms); i++)
+		histogram(&b, histograms[i], model, (double)e->successes);
 	out_printf(&b,
 		   "# TYPE vllm:cache_config_info gauge\n"
 		   "vllm:cache_config_info{block_size=\"%u\",engine=\"0\",num_gpu_blocks=\"%u\"} "
@@ -336,6 +472,7 @@ void reply_metrics(struct out *o, const struct engine *e, const char *model, uns
 	head_start(o, 200);
 	out_printf(o, "content-length: %zu\r\ncontent-type: text/plain; version=1.0.0\r\n", b.len);
 	head_end(o, port);
+	out_cut(o);
 	out_add(o, b.data, b.len);
 	free(b.data);
 }

@@ -17,7 +17,7 @@ enum sim_api {
 
 struct reply {
 	enum sim_api api;
-	bool stream, usage;
+	bool stream, usage, details; /* details: cached_tokens in usage */
 	const char *id, *model;
 	uint64_t prompt_hash;
 	uint32_t prompt_tokens, cached_tokens, max_tokens;
@@ -26,17 +26,21 @@ struct reply {
 };
 
 /* Each appends to buf (grown by realloc) and returns nothing: memory is assumed. */
+#define OUT_CUTS 16
 struct out {
 	char *data;
 	size_t len, size;
+	size_t cuts[OUT_CUTS]; /* where a segment ends: the next bytes go in a send of their own */
+	unsigned int cut_count;
 };
 
+void out_cut(struct out *o);
 void out_add(struct out *o, const void *p, size_t n);
 __attribute__((format(printf, 2, 3))) void out_printf(struct out *o, const char *fmt, ...);
 
 void reply_json(struct out *o, int status, const char *body, unsigned int port, bool keep);
 void reply_error(struct out *o, int status, const char *type, const char *message,
-		 unsigned int port);
+		 const char *param, unsigned int port);
 void reply_stream_head(struct out *o, const struct reply *r);
 /* Token i (0-based); last: with the finish, usage and end of the stream. */
 void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last);

@@ -55,7 +55,13 @@ static void conn_flush(struct conn *c)
 	bool want;
 
 	while (c->sent < c->out.len) {
-		ssize_t n = send(c->fd, c->out.data + c->sent, c->out.len - c->sent, MSG_NOSIGNAL);
+		size_t end = c->out.len;
+		ssize_t n;
+
+		for (unsigned int i = c->out.cut_count; i-- > 0;)
+			if (c->out.cuts[i] > c->sent && c->out.cuts[i] < end)
+				end = c->out.cuts[i];
+		n = send(c->fd, c->out.data + c->sent, end - c->sent, MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
@@ -66,7 +72,7 @@ static void conn_flush(struct conn *c)
 		c->sent += (size_t)n;
 	}
 	if (c->sent == c->out.len)
-		c->sent = c->out.len = 0;
+		c->sent = c->out.len = c->out.cut_count = 0;
 	want = c->out.len > 0;
 	if (want == c->want_write)
 		return;
@@ -139,18 +145,27 @@ static struct seq *seq_new(const struct sim_options *opt, const struct out *prom
 
 static bool model_known(const struct sim_options *opt, const char *model)
 {
-	struct span rest = span_of_str(opt->lora_modules ? opt->lora_modules : "");
+	const char *p = opt->lora_modules ? opt->lora_modules : "";
+	size_t n = strlen(model);
 
 	if (strcmp(model, opt->model) == 0)
 		return true;
-	return rest.len && *model && memmem(rest.ptr, rest.len, model, strlen(model));
+	for (; n && *p; p += strcspn(p, ", "), p += strspn(p, ", "))
+		if (strcspn(p, ", ") == n && memcmp(p, model, n) == 0)
+			return true;
+	return false;
 }
 
 static uint32_t int_member(json_t *body, const char *name, uint32_t otherwise)
 {
 	json_t *v = json_object_get(body, name);
 
-	return json_is_integer(v) ? (uint32_t)json_integer_value(v) : otherwise;
+	json_int_t n = json_integer_value(v);
+
+	return !json_is_integer(v) ? otherwise
+	       : n < 0		   ? 0
+	       : n > INT32_MAX	   ? INT32_MAX
+				   : (uint32_t)n;
 }
 
 static void embeddings(struct conn *c, uint32_t tokens)
@@ -168,16 +183,28 @@ static void embeddings(struct conn *c, uint32_t tokens)
 /* Injected failures, as llm-d-inference-sim names them. True if one was answered. */
 static bool failure_injected(struct conn *c)
 {
+	static const struct {
+		const char *name, *type;
+		int status;
+	} kinds[] = {{"rate_limit", "rate_limit_exceeded", 429},
+		     {"invalid_api_key", "invalid_api_key", 401},
+		     {"context_length", "BadRequestError", 400},
+		     {"server_error", "InternalServerError", 500},
+		     {"invalid_request", "BadRequestError", 400},
+		     {"model_not_found", "NotFoundError", 404}};
 	const struct sim_options *opt = c->inst->engine.opt;
+	size_t n = sizeof(kinds) / sizeof(*kinds), chosen[sizeof(kinds) / sizeof(*kinds)];
+	size_t count = 0, i;
 
 	if (opt->failure_rate <= 0 || drand48() * 100 >= opt->failure_rate)
 		return false;
-	if (opt->failure_types && strstr(opt->failure_types, "rate_limit"))
-		reply_error(&c->out, 429, "rate_limit_exceeded", "Injected.", c->inst->port);
-	else if (opt->failure_types && strstr(opt->failure_types, "context_length"))
-		reply_error(&c->out, 400, "BadRequestError", "Injected.", c->inst->port);
-	else
-		reply_error(&c->out, 500, "InternalServerError", "Injected.", c->inst->port);
+	for (i = 0; i < n; i++)
+		if (!opt->failure_types || strstr(opt->failure_types, kinds[i].name))
+			chosen[count++] = i;
+	if (!count)
+		return false;
+	i = chosen[(size_t)(drand48() * (double)count)];
+	reply_error(&c->out, kinds[i].status, kinds[i].type, "Injected.", NULL, c->inst->port);
 	return true;
 }
 
@@ -194,9 +221,13 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 	struct seq *s;
 
 	snprintf(c->model, sizeof(c->model), "%s", model ? model : opt->model);
+	for (char *p = c->model; *p; p++) /* it is printed into JSON as it is */
+		if ((unsigned char)*p < ' ' || *p == '"' || *p == '\\')
+			*p = '?';
 	if (!model_known(opt, c->model)) {
-		snprintf(text, sizeof(text), "The model `%s` does not exist.", c->model);
-		reply_error(&c->out, 404, "NotFoundError", text, c->inst->port);
+		snprintf(text, sizeof(text), "The model `%s` does not exist. Valid aliases: %s.",
+			 c->model, opt->model);
+		reply_error(&c->out, 404, "NotFoundError", text, "model", c->inst->port);
 		return;
 	}
 	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
@@ -208,6 +239,7 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 		.stream = json_is_true(json_object_get(body, "stream")),
 		.usage = json_is_true(
 			json_object_get(json_object_get(body, "stream_options"), "include_usage")),
+		.details = opt->details,
 		.id = c->id,
 		.model = c->model,
 		.prompt_hash = sim_prompt_hash(prompt.data ? prompt.data : "", prompt.len),
@@ -226,12 +258,12 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 		seq_free(s);
 		return;
 	}
-	if (s->prompt_tokens + c->reply.max_tokens > opt->max_model_len) {
+	if ((uint64_t)s->prompt_tokens + c->reply.max_tokens > opt->max_model_len) {
 		snprintf(text, sizeof(text),
 			 "This model's maximum context length is %u tokens. However, your request "
 			 "has %u input tokens.",
 			 opt->max_model_len, s->prompt_tokens);
-		reply_error(&c->out, 400, "BadRequestError", text, c->inst->port);
+		reply_error(&c->out, 400, "BadRequestError", text, "input_tokens", c->inst->port);
 		seq_free(s);
 		return;
 	}
@@ -239,15 +271,20 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 		c->reply.max_tokens = 1;
 	s->max_tokens = c->reply.max_tokens;
 	s->owner = c;
+	if (engine_full(&c->inst->engine)) {
+		seq_free(s);
+		reply_error(&c->out, 503, "ServiceUnavailableError", "The queue is full.", NULL,
+			    c->inst->port);
+		return;
+	}
 	c->seq = s;
 	if (c->reply.stream)
 		reply_stream_head(&c->out, &c->reply);
 	conn_flush(c); /* the head of a stream goes at once, also while the request waits */
 	if (engine_submit(&c->inst->engine, s, now_ms())) {
-		c->seq = NULL;
+		c->seq = NULL; /* cannot be: it was asked above */
 		seq_free(s);
-		reply_error(&c->out, 503, "ServiceUnavailableError", "The queue is full.",
-			    c->inst->port);
+		c->dead = true;
 	}
 }
 
@@ -258,10 +295,27 @@ static void tokenize(struct conn *c, json_t *body)
 
 	prompt_text(json_object_get(body, "prompt"), &prompt);
 	prompt_text(json_object_get(body, "messages"), &prompt);
-	snprintf(text, sizeof(text), "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[]}",
+	snprintf(text, sizeof(text),
+		 "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[],\"token_strs\":null}",
 		 prompt.len / SIM_TOKEN_BYTES + 1, c->inst->engine.opt->max_model_len);
 	reply_json(&c->out, 200, text, c->inst->port, true);
 	free(prompt.data);
+}
+
+static void rerank(struct conn *c, json_t *body)
+{
+	json_t *documents = json_object_get(body, "documents");
+	struct out text = {0};
+
+	out_printf(&text, "{\"id\":\"rerank-sim\",\"model\":\"%s\",\"results\":[",
+		   c->inst->engine.opt->model);
+	for (size_t i = 0; i < json_array_size(documents); i++)
+		out_printf(&text, "%s{\"index\":%zu,\"relevance_score\":%.4f}", i ? "," : "", i,
+			   1.0 / (double)(i + 1));
+	out_printf(&text, "]}");
+	out_add(&text, "", 1);
+	reply_json(&c->out, 200, text.data, c->inst->port, true);
+	free(text.data);
 }
 
 static void post(struct conn *c, const struct http1_head *head, struct span body)
@@ -277,7 +331,7 @@ static void post(struct conn *c, const struct http1_head *head, struct span body
 	json_t *json = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL, NULL);
 
 	if (!json_is_object(json)) {
-		reply_error(&c->out, 400, "BadRequestError", "The body is not a JSON object.",
+		reply_error(&c->out, 400, "BadRequestError", "The body is not a JSON object.", NULL,
 			    c->inst->port);
 		json_decref(json);
 		return;
@@ -292,6 +346,11 @@ static void post(struct conn *c, const struct http1_head *head, struct span body
 	}
 	if (span_eq(head->path, SPAN("/tokenize")))
 		tokenize(c, json);
+	else if (span_eq(head->path, SPAN("/detokenize")))
+		reply_json(&c->out, 200, "{\"prompt\":\"\"}", c->inst->port, true);
+	else if (span_eq(head->path, SPAN("/rerank")) || span_eq(head->path, SPAN("/v1/rerank")) ||
+		 span_eq(head->path, SPAN("/v2/rerank")))
+		rerank(c, json);
 	else
 		reply_json(&c->out, 404, "{\"detail\":\"Not Found\"}", c->inst->port, true);
 	json_decref(json);

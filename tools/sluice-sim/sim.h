@@ -21,7 +21,7 @@ struct sim_options {
 	double step_ms, step_ms_per_seq, prefill_tokens_per_s, failure_rate;
 	unsigned int chunk_tokens, default_max_tokens;
 	bool constant; /* --latency-calculator constant|per-token instead of the batch model */
-	bool cache;
+	bool cache, details;
 };
 
 /* Prefix cache: chain hashes of blocks, least recently used out. */
@@ -33,6 +33,8 @@ uint32_t cache_match(const struct cache *c, const uint64_t *chain, uint32_t coun
 /* The chain is cached now, its first blocks the freshest. */
 void cache_store(struct cache *c, const uint64_t *chain, uint32_t count);
 uint32_t cache_used(const struct cache *c);
+/* Holds at most so many blocks from now on, at least one. */
+void cache_limit(struct cache *c, uint32_t blocks);
 
 enum seq_state {
 	SEQ_WAITING,
@@ -48,7 +50,9 @@ struct seq {
 	uint32_t prompt_tokens, cached_tokens, prefilled, max_tokens, made;
 	uint64_t *chain; /* block hashes, owned */
 	uint32_t chain_count;
-	double due_ms; /* constant model: when the next token comes */
+	uint32_t held;	   /* blocks that are this sequence's alone */
+	uint32_t unstored; /* of them, not in the prefix cache */
+	double due_ms;	   /* constant model: when the next token comes */
 	void *owner;
 };
 
@@ -57,13 +61,16 @@ struct engine {
 	struct cache *cache;
 	struct seq *waiting, **waiting_end, *running;
 	uint32_t waiting_count, running_count;
-	double step_end_ms; /* 0: idle */
-	uint64_t queries, hits, prompt_total, generated_total, successes;
+	uint32_t held, unstored; /* sums of the running sequences' */
+	double step_end_ms;	 /* 0: idle */
+	uint64_t queries, hits, prompt_total, generated_total, successes, preemptions;
 	/* Called for each token; the last one has seq->made == max_tokens. */
 	void (*token)(struct seq *seq);
 };
 
 void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *));
+void engine_fini(struct engine *e);
+bool engine_full(const struct engine *e);
 /* 0 or -EBUSY: the waiting queue is full. */
 int engine_submit(struct engine *e, struct seq *seq, double now_ms);
 /* The client left: the sequence is out at once. */
