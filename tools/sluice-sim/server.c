@@ -4,7 +4,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <jansson.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,41 +14,19 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/http1.h"
-#include "common/sim_text.h"
-#include "sluice-sim/reply.h"
 
 #define IN_MAX (80u << 20)
-
-struct instance {
-	int fd;
-	unsigned int port;
-	struct engine engine;
-};
-
-struct conn {
-	struct instance *inst;
-	int fd;
-	struct out in, out;
-	size_t sent;
-	struct seq *seq; /* running request */
-	struct reply reply;
-	char id[80], model[256];
-	bool dead, want_write;
-	double idle_ms;
-	struct conn *next;
-};
 
 static int epfd;
 static volatile sig_atomic_t stopping;
 static struct conn *all;
 
-static double now_ms(void)
+double server_now_ms(void)
 {
 	return (double)clock_mono_ns() / 1e6;
 }
 
-static void conn_flush(struct conn *c)
+void conn_flush(struct conn *c)
 {
 	struct epoll_event ev = {.data.ptr = c};
 	bool want;
@@ -81,12 +58,6 @@ static void conn_flush(struct conn *c)
 	epoll_ctl(epfd, EPOLL_CTL_MOD, c->fd, &ev);
 }
 
-static void seq_free(struct seq *s)
-{
-	free(s->chain);
-	free(s);
-}
-
 static void token_made(struct seq *s)
 {
 	struct conn *c = s->owner;
@@ -99,277 +70,11 @@ static void token_made(struct seq *s)
 		reply_whole(&c->out, &c->reply);
 	if (last) {
 		c->seq = NULL;
-		c->idle_ms = now_ms();
+		c->idle_ms = server_now_ms();
 		seq_free(s);
 	}
 	if (c->out.len)
 		conn_flush(c);
-}
-
-/* The prompt as text: every string below the prompt members, in order. */
-static void prompt_text(json_t *v, struct out *to)
-{
-	const char *key;
-	json_t *item;
-	size_t i;
-
-	if (json_is_string(v)) {
-		out_add(to, json_string_value(v), json_string_length(v));
-	} else if (json_is_integer(v)) {
-		int id = (int)json_integer_value(v);
-
-		out_add(to, &id, sizeof(id));
-	} else if (json_is_array(v)) {
-		json_array_foreach(v, i, item) prompt_text(item, to);
-	} else if (json_is_object(v)) {
-		json_object_foreach(v, key, item) prompt_text(item, to);
-	}
-}
-
-static struct seq *seq_new(const struct sim_options *opt, const struct out *prompt,
-			   const char *model, const char *salt)
-{
-	struct seq *s = calloc(1, sizeof(*s));
-	uint64_t hash = XXH64(model, strlen(model), XXH64(salt, strlen(salt), 0));
-	uint32_t bytes = opt->block_size * SIM_TOKEN_BYTES;
-
-	s->prompt_tokens = (uint32_t)(prompt->len / SIM_TOKEN_BYTES) + 1;
-	s->chain_count = (uint32_t)(prompt->len / bytes);
-	s->chain = malloc((s->chain_count + 1) * sizeof(uint64_t));
-	for (uint32_t i = 0; i < s->chain_count; i++) {
-		hash = XXH64(prompt->data + (size_t)i * bytes, bytes, hash);
-		s->chain[i] = hash;
-	}
-	return s;
-}
-
-static bool model_known(const struct sim_options *opt, const char *model)
-{
-	const char *p = opt->lora_modules ? opt->lora_modules : "";
-	size_t n = strlen(model);
-
-	if (strcmp(model, opt->model) == 0)
-		return true;
-	for (; n && *p; p += strcspn(p, ", "), p += strspn(p, ", "))
-		if (strcspn(p, ", ") == n && memcmp(p, model, n) == 0)
-			return true;
-	return false;
-}
-
-static uint32_t int_member(json_t *body, const char *name, uint32_t otherwise)
-{
-	json_t *v = json_object_get(body, name);
-
-	json_int_t n = json_integer_value(v);
-
-	return !json_is_integer(v) ? otherwise
-	       : n < 0		   ? 0
-	       : n > INT32_MAX	   ? INT32_MAX
-				   : (uint32_t)n;
-}
-
-static void embeddings(struct conn *c, uint32_t tokens)
-{
-	char body[512];
-
-	snprintf(body, sizeof(body),
-		 "{\"id\":\"%s\",\"object\":\"list\",\"created\":%lld,\"model\":\"%s\",\"data\":[{"
-		 "\"index\":0,\"object\":\"embedding\",\"embedding\":[0.5,-0.5,0.25,-0.25]}],"
-		 "\"usage\":{\"prompt_tokens\":%u,\"total_tokens\":%u,\"completion_tokens\":0}}",
-		 c->id, c->reply.created, c->model, tokens, tokens);
-	reply_json(&c->out, 200, body, c->inst->port, true);
-}
-
-/* Injected failures, as llm-d-inference-sim names them. True if one was answered. */
-static bool failure_injected(struct conn *c)
-{
-	static const struct {
-		const char *name, *type;
-		int status;
-	} kinds[] = {{"rate_limit", "rate_limit_exceeded", 429},
-		     {"invalid_api_key", "invalid_api_key", 401},
-		     {"context_length", "BadRequestError", 400},
-		     {"server_error", "InternalServerError", 500},
-		     {"invalid_request", "BadRequestError", 400},
-		     {"model_not_found", "NotFoundError", 404}};
-	const struct sim_options *opt = c->inst->engine.opt;
-	size_t n = sizeof(kinds) / sizeof(*kinds), chosen[sizeof(kinds) / sizeof(*kinds)];
-	size_t count = 0, i;
-
-	if (opt->failure_rate <= 0 || drand48() * 100 >= opt->failure_rate)
-		return false;
-	for (i = 0; i < n; i++)
-		if (!opt->failure_types || strstr(opt->failure_types, kinds[i].name))
-			chosen[count++] = i;
-	if (!count)
-		return false;
-	i = chosen[(size_t)(drand48() * (double)count)];
-	reply_error(&c->out, kinds[i].status, kinds[i].type, "Injected.", NULL, c->inst->port);
-	return true;
-}
-
-static void generate(struct conn *c, const struct http1_head *head, json_t *body, enum sim_api api)
-{
-	static const char *const parts[] = {"system", "instructions", "messages",
-					    "prompt", "input",	      "tools"};
-	const struct sim_options *opt = c->inst->engine.opt;
-	const char *model = json_string_value(json_object_get(body, "model"));
-	const char *salt = json_string_value(json_object_get(body, "cache_salt"));
-	struct span id = http1_field_get(head, SPAN("x-request-id"));
-	struct out prompt = {0};
-	char text[512];
-	struct seq *s;
-
-	snprintf(c->model, sizeof(c->model), "%s", model ? model : opt->model);
-	for (char *p = c->model; *p; p++) /* it is printed into JSON as it is */
-		if ((unsigned char)*p < ' ' || *p == '"' || *p == '\\')
-			*p = '?';
-	if (!model_known(opt, c->model)) {
-		snprintf(text, sizeof(text), "The model `%s` does not exist. Valid aliases: %s.",
-			 c->model, opt->model);
-		reply_error(&c->out, 404, "NotFoundError", text, "model", c->inst->port);
-		return;
-	}
-	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
-		prompt_text(json_object_get(body, parts[i]), &prompt);
-	snprintf(c->id, sizeof(c->id), "%s%.*s", api == SIM_CHAT ? "chatcmpl-" : "cmpl-",
-		 (int)(id.len > 60 ? 60 : id.len), id.ptr ? id.ptr : "");
-	c->reply = (struct reply){
-		.api = api,
-		.stream = json_is_true(json_object_get(body, "stream")),
-		.usage = json_is_true(
-			json_object_get(json_object_get(body, "stream_options"), "include_usage")),
-		.details = opt->details,
-		.id = c->id,
-		.model = c->model,
-		.prompt_hash = sim_prompt_hash(prompt.data ? prompt.data : "", prompt.len),
-		.created = (long long)time(NULL),
-		.port = c->inst->port,
-	};
-	c->reply.max_tokens = int_member(
-		body, "max_completion_tokens",
-		int_member(body, "max_tokens",
-			   int_member(body, "max_output_tokens", opt->default_max_tokens)));
-	s = seq_new(opt, &prompt, c->model, salt ? salt : "");
-	free(prompt.data);
-	c->reply.prompt_tokens = s->prompt_tokens;
-	if (api == SIM_EMBEDDINGS) {
-		embeddings(c, s->prompt_tokens);
-		seq_free(s);
-		return;
-	}
-	if ((uint64_t)s->prompt_tokens + c->reply.max_tokens > opt->max_model_len) {
-		snprintf(text, sizeof(text),
-			 "This model's maximum context length is %u tokens. However, your request "
-			 "has %u input tokens.",
-			 opt->max_model_len, s->prompt_tokens);
-		reply_error(&c->out, 400, "BadRequestError", text, "input_tokens", c->inst->port);
-		seq_free(s);
-		return;
-	}
-	if (!c->reply.max_tokens)
-		c->reply.max_tokens = 1;
-	s->max_tokens = c->reply.max_tokens;
-	s->owner = c;
-	if (engine_full(&c->inst->engine)) {
-		seq_free(s);
-		reply_error(&c->out, 503, "ServiceUnavailableError", "The queue is full.", NULL,
-			    c->inst->port);
-		return;
-	}
-	c->seq = s;
-	if (c->reply.stream)
-		reply_stream_head(&c->out, &c->reply);
-	conn_flush(c); /* the head of a stream goes at once, also while the request waits */
-	if (engine_submit(&c->inst->engine, s, now_ms())) {
-		c->seq = NULL; /* cannot be: it was asked above */
-		seq_free(s);
-		c->dead = true;
-	}
-}
-
-static void tokenize(struct conn *c, json_t *body)
-{
-	struct out prompt = {0};
-	char text[128];
-
-	prompt_text(json_object_get(body, "prompt"), &prompt);
-	prompt_text(json_object_get(body, "messages"), &prompt);
-	snprintf(text, sizeof(text),
-		 "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[],\"token_strs\":null}",
-		 prompt.len / SIM_TOKEN_BYTES + 1, c->inst->engine.opt->max_model_len);
-	reply_json(&c->out, 200, text, c->inst->port, true);
-	free(prompt.data);
-}
-
-static void rerank(struct conn *c, json_t *body)
-{
-	json_t *documents = json_object_get(body, "documents");
-	struct out text = {0};
-
-	out_printf(&text, "{\"id\":\"rerank-sim\",\"model\":\"%s\",\"results\":[",
-		   c->inst->engine.opt->model);
-	for (size_t i = 0; i < json_array_size(documents); i++)
-		out_printf(&text, "%s{\"index\":%zu,\"relevance_score\":%.4f}", i ? "," : "", i,
-			   1.0 / (double)(i + 1));
-	out_printf(&text, "]}");
-	out_add(&text, "", 1);
-	reply_json(&c->out, 200, text.data, c->inst->port, true);
-	free(text.data);
-}
-
-static void post(struct conn *c, const struct http1_head *head, struct span body)
-{
-	static const struct {
-		const char *path;
-		enum sim_api api;
-	} paths[] = {{"/v1/chat/completions", SIM_CHAT},
-		     {"/v1/completions", SIM_COMPLETION},
-		     {"/v1/responses", SIM_RESPONSES},
-		     {"/v1/messages", SIM_MESSAGES},
-		     {"/v1/embeddings", SIM_EMBEDDINGS}};
-	json_t *json = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL, NULL);
-
-	if (!json_is_object(json)) {
-		reply_error(&c->out, 400, "BadRequestError", "The body is not a JSON object.", NULL,
-			    c->inst->port);
-		json_decref(json);
-		return;
-	}
-	for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++) {
-		if (!span_eq(head->path, span_of_str(paths[i].path)))
-			continue;
-		if (!failure_injected(c))
-			generate(c, head, json, paths[i].api);
-		json_decref(json);
-		return;
-	}
-	if (span_eq(head->path, SPAN("/tokenize")))
-		tokenize(c, json);
-	else if (span_eq(head->path, SPAN("/detokenize")))
-		reply_json(&c->out, 200, "{\"prompt\":\"\"}", c->inst->port, true);
-	else if (span_eq(head->path, SPAN("/rerank")) || span_eq(head->path, SPAN("/v1/rerank")) ||
-		 span_eq(head->path, SPAN("/v2/rerank")))
-		rerank(c, json);
-	else
-		reply_json(&c->out, 404, "{\"detail\":\"Not Found\"}", c->inst->port, true);
-	json_decref(json);
-}
-
-static void get(struct conn *c, const struct http1_head *head)
-{
-	const struct sim_options *opt = c->inst->engine.opt;
-
-	if (span_eq(head->path, SPAN("/v1/models")))
-		reply_models(&c->out, opt, c->inst->port);
-	else if (span_eq(head->path, SPAN("/metrics")))
-		reply_metrics(&c->out, &c->inst->engine, opt->model, c->inst->port);
-	else if (span_eq(head->path, SPAN("/health")) || span_eq(head->path, SPAN("/ping")))
-		reply_json(&c->out, 200, "", c->inst->port, true);
-	else if (span_eq(head->path, SPAN("/version")))
-		reply_json(&c->out, 200, "{\"version\":\"0.32.0-sim\"}", c->inst->port, true);
-	else
-		reply_json(&c->out, 404, "{\"detail\":\"Not Found\"}", c->inst->port, true);
 }
 
 /* Serves what is whole in c->in. One request at a time; the rest waits in the buffer. */
@@ -395,12 +100,12 @@ static void conn_serve(struct conn *c)
 		if (c->in.len < whole)
 			return;
 		if (head.method == HTTP1_POST)
-			post(c, &head, span_of(c->in.data + n, whole - (size_t)n));
+			api_post(c, &head, span_of(c->in.data + n, whole - (size_t)n));
 		else
-			get(c, &head);
+			api_get(c, &head);
 		memmove(c->in.data, c->in.data + whole, c->in.len - whole);
 		c->in.len -= whole;
-		c->idle_ms = now_ms();
+		c->idle_ms = server_now_ms();
 		conn_flush(c);
 	}
 }
@@ -438,7 +143,7 @@ static void conn_free(struct conn *c)
 /* Frees dead connections and those that were idle for 5 s, as uvicorn does. */
 static void conns_sweep(void)
 {
-	double now = now_ms();
+	double now = server_now_ms();
 	struct conn **link = &all;
 
 	while (*link) {
@@ -464,7 +169,7 @@ static void conn_accept(struct instance *inst)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 		c->inst = inst;
 		c->fd = fd;
-		c->idle_ms = now_ms();
+		c->idle_ms = server_now_ms();
 		c->next = all;
 		all = c;
 		epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev);
@@ -528,7 +233,7 @@ int server_run(const struct sim_options *opt)
 			return 1;
 	}
 	while (!stopping) {
-		double wait = 1000, now = now_ms();
+		double wait = 1000, now = server_now_ms();
 		bool dirty = false;
 
 		for (unsigned int i = 0; i < opt->instances; i++) {

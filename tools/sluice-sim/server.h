@@ -1,10 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listens for all instances and serves until SIGTERM. Returns an exit status. */
+/* Connections of the simulated engines: server.c has the sockets, api.c what the paths do. */
 #ifndef SLUICE_SIM_SERVER_H
 #define SLUICE_SIM_SERVER_H
 
+#include "base/http1.h"
+#include "sluice-sim/reply.h"
 #include "sluice-sim/sim.h"
 
+struct instance {
+	int fd;
+	unsigned int port;
+	struct engine engine;
+};
+
+struct conn {
+	struct instance *inst;
+	int fd;
+	struct out in, out;
+	size_t sent;
+	struct seq *seq; /* running request */
+	struct reply reply;
+	char id[80], model[256];
+	bool dead, want_write;
+	double idle_ms;
+	struct conn *next;
+};
+
+/* Listens for all instances and serves until SIGTERM. Returns an exit status. */
 int server_run(const struct sim_options *opt);
+double server_now_ms(void);
+/* Sends what c->out holds, as far as the socket takes it. */
+void conn_flush(struct conn *c);
+
+/* One whole request: the answer is in c->out, or comes with c->seq. */
+void api_post(struct conn *c, const struct http1_head *head, struct span body);
+void api_get(struct conn *c, const struct http1_head *head);
+void seq_free(struct seq *s);
 
 #endif
