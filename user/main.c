@@ -14,6 +14,7 @@
 #include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
+#include "controlplane/guard.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
 #include "dataplane/live.h"
@@ -33,6 +34,7 @@ struct agent {
 	struct control *control;
 	struct access_log *log;
 	struct admin *admin;
+	struct guard *guard;
 	_Atomic bool ready;
 	uint64_t started_ns;
 	struct worker *workers;
@@ -181,6 +183,7 @@ static void admin_metrics(void *arg, FILE *f)
 		(unsigned long long)stats.pairs, (unsigned long long)stats.pairs_max,
 		(unsigned long long)stats.evicted, (unsigned long long)stats.dropped_blocks,
 		(unsigned long long)a->budget.used);
+	guard_write_metrics(a->guard, f);
 }
 
 static int admin_init(struct agent *a)
@@ -226,6 +229,9 @@ static int agent_start(struct agent *a)
 	err = workers_init(a);
 	if (err)
 		return err;
+	err = guard_new(&a->cfg, &a->guard);
+	if (err)
+		return err;
 	a->started_ns = clock_mono_ns();
 	a->ready = true;
 	return admin_init(a);
@@ -257,6 +263,7 @@ static void agent_stop(struct agent *a)
 	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
+	guard_free(a->guard);
 	control_stop(a->control);
 	access_log_free(a->log);
 	bpf_sync_free(a->maps);
@@ -352,7 +359,10 @@ int main(int argc, char **argv)
 		config_write_yaml(stdout, &agent.cfg);
 		return 0;
 	case CONFIG_UNINSTALL:
-		return bpf_sync_uninstall(agent.cfg.bpffs_dir) ? EXIT_FAILURE : EXIT_SUCCESS;
+		return guard_uninstall(agent.cfg.bpffs_dir) ||
+				       bpf_sync_uninstall(agent.cfg.bpffs_dir)
+			       ? EXIT_FAILURE
+			       : EXIT_SUCCESS;
 	default:
 		return agent_run(&agent);
 	}

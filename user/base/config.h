@@ -35,6 +35,11 @@ struct config {
 	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;
 	double weight_queue, weight_kv, weight_prefix; /* the default profile */
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */
+
+	char *guard; /* off, auto, native, generic, tc */
+	struct string_list guard_interfaces, guard_deny;
+	uint64_t guard_syns, guard_syn_burst, guard_packets, guard_packet_burst; /* per second */
+	bool guard_dry_run;
 };
 
 #endif
