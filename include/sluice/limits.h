@@ -53,6 +53,10 @@
 #define RELAY_BYTES_MAX	     (256 * 1024) /* unsent to a client: reading stops; relay_paused_total */
 #define DRAIN_TIMEOUT_MS     30000	  /* at SIGTERM; what still runs is cut; drain_cut_total */
 
+/* Prefill and decode apart. */
+#define PD_ANSWER_BYTES_MAX (1 << 20) /* a prefill's answer: given up; pd_leg_failures_total */
+#define PD_PREFILL_TRIES    2	      /* prefill pods tried for one request; then decode alone */
+
 /* Choosing. */
 #define PROMPT_BLOCKS_MAX  2048		/* longer prompts match by their first blocks only */
 #define PROMPT_BLOCK_BYTES 256		/* 64 tokens of 4 bytes: the default stretch of a block */

@@ -4,8 +4,6 @@
  * receive buffers. The answer may come before all of it is sent; relay.c listens from the start.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -14,8 +12,6 @@
 #include "dataplane/upstream.h"
 
 #define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
-
-void upstream_release_if_quiet(struct upstream *up);
 
 static void fail(struct upstream *up, int err, bool connecting)
 {
@@ -120,22 +116,14 @@ static void connect_timeout(struct timer *t)
 	fail(up, -ETIMEDOUT, true);
 }
 
-static struct upstream *upstream_open(struct worker *w, struct endpoint *ep)
+/* A connection that was kept may have served a leg: the callbacks are set each time. */
+static void attempt_attach(struct request *req, struct upstream *up)
 {
-	struct upstream *up = worker_upstream_new(w);
-	int one = 1;
-
-	if (!up)
-		return NULL;
-	up->endpoint = endpoint_get(ep);
-	up->fd = socket(ep->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (up->fd < 0) {
-		upstream_release_if_quiet(up);
-		return NULL;
-	}
-	setsockopt(up->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	metric_inc(M_UPSTREAM_CONNECTS);
-	return up;
+	req->up = up;
+	up->req = req;
+	up->connect_op.done = connect_done;
+	up->send_op.done = send_done;
+	up->timer.fired = connect_timeout;
 }
 
 void forward_start(struct request *req)
@@ -145,8 +133,7 @@ void forward_start(struct request *req)
 	struct upstream *up = upstream_take(w, ep);
 
 	if (up) {
-		req->up = up;
-		up->req = req;
+		attempt_attach(req, up);
 		send_begin(up);
 		return;
 	}
@@ -156,11 +143,7 @@ void forward_start(struct request *req)
 							     HEALTH_CLIENT_ERROR, false, false});
 		return;
 	}
-	req->up = up;
-	up->req = req;
-	up->connect_op.done = connect_done;
-	up->send_op.done = send_done;
-	up->timer.fired = connect_timeout;
+	attempt_attach(req, up);
 	timer_set(&w->timers, &up->timer, w->cfg->connect_timeout_ms);
 	ring_connect(&w->ring, &up->connect_op, up->fd, (struct sockaddr *)&ep->addr, ep->addr_len);
 }

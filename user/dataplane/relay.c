@@ -21,8 +21,6 @@
 #define WATCH_MS		     1000
 #define CUT_EVENT_ROOM		     512 /* of a small block */
 
-void upstream_release_if_quiet(struct upstream *up);
-
 static void relay_recv(struct upstream *up)
 {
 	struct ring *ring = &up->worker->ring;

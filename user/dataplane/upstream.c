@@ -3,6 +3,8 @@
 #include "dataplane/upstream.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "base/clock.h"
@@ -19,10 +21,29 @@ void upstream_release_if_quiet(struct upstream *up)
 	worker_upstream_free(up);
 }
 
+struct upstream *upstream_open(struct worker *w, struct endpoint *ep)
+{
+	struct upstream *up = worker_upstream_new(w);
+	int one = 1;
+
+	if (!up)
+		return NULL;
+	up->endpoint = endpoint_get(ep);
+	up->fd = socket(ep->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (up->fd < 0) {
+		upstream_release_if_quiet(up);
+		return NULL;
+	}
+	setsockopt(up->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	metric_inc(M_UPSTREAM_CONNECTS);
+	return up;
+}
+
 void upstream_close(struct upstream *up)
 {
 	up->closing = true;
 	up->req = NULL;
+	up->leg = NULL;
 	timer_clear(&up->timer);
 	ring_cancel(&up->worker->ring, &up->connect_op);
 	if (up->fd >= 0)

@@ -13,7 +13,8 @@ struct upstream {
 	struct timer timer;
 	struct worker *worker;
 	struct endpoint *endpoint; /* a reference */
-	struct request *req;	   /* NULL while kept or closing */
+	struct request *req;	   /* NULL while kept or closing, or a leg's */
+	struct leg *leg;	   /* disagg/: who collects its answer */
 	int fd;
 	bool malformed; /* the answer broke its framing */
 	bool reused, closing, head_done, sse_checked, body_done, keep_alive;
@@ -38,6 +39,10 @@ struct upstream {
 	struct upstream *next_free;
 };
 
+/* A new one with a socket, not connected yet; NULL when there is none left. */
+struct upstream *upstream_open(struct worker *w, struct endpoint *ep);
+/* Frees a closing one once the kernel has given its operations back. */
+void upstream_release_if_quiet(struct upstream *up);
 /* A kept connection to the endpoint, or NULL. */
 struct upstream *upstream_take(struct worker *w, const struct endpoint *ep);
 /* Puts a clean connection by for the next request. */
