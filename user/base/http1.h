@@ -30,6 +30,7 @@
 	X(FIELD_VALUE, 400, "illegal bytes in a header field value")                               \
 	X(NO_HOST, 400, "HTTP/1.1 needs exactly one Host field and there is none")                 \
 	X(TWO_HOSTS, 400, "more than one Host field")                                              \
+	X(TWO_TYPES, 400, "more than one Content-Type field")                                      \
 	X(BAD_HOST, 400, "the Host field is malformed")                                            \
 	X(BOTH_LENGTHS, 400, "both Content-Length and Transfer-Encoding")                          \
 	X(LENGTH, 400, "a malformed or repeated Content-Length")                                   \

@@ -120,7 +120,7 @@ static enum http1_refusal start_line_parse(struct http1_head *head, struct span 
 /* One pass over the fields that frame the message or name its host. */
 static enum http1_refusal framing_parse(struct http1_head *head)
 {
-	uint32_t hosts = 0, lengths = 0, codings = 0;
+	uint32_t hosts = 0, types = 0, lengths = 0, codings = 0;
 	bool chunked = false;
 
 	head->keep_alive = head->minor == 1;
@@ -134,6 +134,9 @@ static enum http1_refusal framing_parse(struct http1_head *head)
 				return HTTP1_TWO_HOSTS;
 			if (!authority_is_legal(f->value))
 				return HTTP1_BAD_HOST;
+		} else if (span_eq_nocase(f->name, SPAN("content-type"))) {
+			if (types++)
+				return HTTP1_TWO_TYPES;
 		} else if (span_eq_nocase(f->name, SPAN("content-length"))) {
 			if (lengths++ || !http1_number(f->value, &head->content_length))
 				return HTTP1_LENGTH;

@@ -73,6 +73,8 @@ COUNTER(REFUSED_FIELD_VALUE, "http_refused_total", "reason=\"field-value\"",
 COUNTER(REFUSED_NO_HOST, "http_refused_total", "reason=\"no-host\"", "Requests refused, by reason")
 COUNTER(REFUSED_TWO_HOSTS, "http_refused_total", "reason=\"two-hosts\"",
 	"Requests refused, by reason")
+COUNTER(REFUSED_TWO_TYPES, "http_refused_total", "reason=\"two-types\"",
+	"Requests refused, by reason")
 COUNTER(REFUSED_BAD_HOST, "http_refused_total", "reason=\"bad-host\"",
 	"Requests refused, by reason")
 COUNTER(REFUSED_BOTH_LENGTHS, "http_refused_total", "reason=\"both-lengths\"",

@@ -256,6 +256,8 @@ void request_run(struct request *req)
 	req->route = route_find(head->path);
 	if (head->method == HTTP1_OPTIONS && req->worker->cfg->cors) {
 		respond_options(req);
+	} else if (span_eq(head->method_text, SPAN("CONNECT"))) {
+		respond_error(req, 405, "invalid_request_error", "No tunnels are made here.");
 	} else if (!req->route) {
 		respond_error(req, 404, "NotFoundError", "This path is not served here.");
 	} else if (!route_takes(req->route, head->method)) {
