@@ -226,10 +226,9 @@ static int agent_start(struct agent *a)
 		log_error("%s", error);
 		return err;
 	}
-	err = workers_init(a);
-	if (err)
-		return err;
 	err = guard_new(&a->cfg, &a->guard);
+	if (!err)
+		err = workers_init(a);
 	if (err)
 		return err;
 	a->started_ns = clock_mono_ns();

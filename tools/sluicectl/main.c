@@ -15,9 +15,11 @@
 #include <unistd.h>
 
 #include "base/http1.h"
+#include "sluicectl/guard.h"
 #include "sluicectl/tables.h"
 
 #define ANSWER_BYTES_MAX (64u << 20)
+#define WORDS_MAX	 6
 
 struct command {
 	const char *name, *argument, *method, *path, *help;
@@ -41,7 +43,9 @@ static void help(void)
 	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
 		printf("  %-10s %-11s %s\n", commands[i].name,
 		       commands[i].argument ? commands[i].argument : "", commands[i].help);
+	guard_help();
 	printf("\n  --admin ADDR   HOST:PORT or unix:/PATH (127.0.0.1:9090)\n"
+	       "  --bpffs-dir D  where guard finds its maps (/sys/fs/bpf/sluice)\n"
 	       "  --json         print the gateway's answer as it is\n"
 	       "  --help         print this and exit\n");
 }
@@ -184,7 +188,8 @@ static int run(const struct command *c, const char *argument, const char *admin,
 
 int main(int argc, char **argv)
 {
-	const char *admin = "127.0.0.1:9090", *words[2] = {NULL, NULL};
+	const char *admin = "127.0.0.1:9090", *bpffs_dir = "/sys/fs/bpf/sluice";
+	const char *words[WORDS_MAX] = {NULL};
 	bool raw = false;
 	int n = 0;
 
@@ -197,11 +202,17 @@ int main(int argc, char **argv)
 			raw = true;
 		else if (strcmp(argv[i], "--admin") == 0 && i + 1 < argc)
 			admin = argv[++i];
-		else if (argv[i][0] == '-' || n == 2)
+		else if (strcmp(argv[i], "--bpffs-dir") == 0 && i + 1 < argc)
+			bpffs_dir = argv[++i];
+		else if (argv[i][0] == '-' || n == WORDS_MAX)
 			return usage_error("unknown flag or too many words");
 		else
 			words[n++] = argv[i];
 	}
+	if (n && strcmp(words[0], "guard") == 0)
+		return guard_command(bpffs_dir, raw, n - 1, words + 1);
+	if (n > 2)
+		return usage_error("too many words");
 	for (size_t i = 0; words[0] && i < sizeof(commands) / sizeof(*commands); i++) {
 		if (strcmp(commands[i].name, words[0]) != 0)
 			continue;

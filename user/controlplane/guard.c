@@ -35,18 +35,14 @@ struct guard {
 
 static int maps_pin(struct guard *g)
 {
+	struct bpf_map *maps[] = {g->skel->maps.guard_deny, g->skel->maps.guard_budget,
+				  g->skel->maps.guard_settings, g->skel->maps.guard_counts};
 	char path[320];
-	struct bpf_map *map;
 	int err = 0;
 
-	bpf_object__for_each_map(map, g->skel->obj)
-	{
-		if (strncmp(bpf_map__name(map), "guard_", 6) != 0)
-			continue;
-		snprintf(path, sizeof(path), "%s/%s", g->dir, bpf_map__name(map));
-		err = bpf_map__set_pin_path(map, path);
-		if (err)
-			break;
+	for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]) && !err; i++) {
+		snprintf(path, sizeof(path), "%s/%s", g->dir, bpf_map__name(maps[i]));
+		err = bpf_map__set_pin_path(maps[i], path);
 	}
 	return err;
 }
