@@ -268,7 +268,16 @@ static void agent_stop(struct agent *a)
 	bpf_sync_free(a->maps);
 }
 
-static void agent_wait(struct agent *a)
+static bool worker_lost(const struct agent *a)
+{
+	for (unsigned int i = 0; i < a->worker_count; i++)
+		if (a->workers[i].failed)
+			return true;
+	return false;
+}
+
+/* Until SIGTERM: 0. -EIO: a worker cannot go on, and neither can its connections. */
+static int agent_wait(struct agent *a)
 {
 	sigset_t set;
 	int sig;
@@ -286,7 +295,9 @@ static void agent_wait(struct agent *a)
 			access_log_reopen(a->log);
 			control_reload(a->control);
 		} else if (sig > 0) {
-			return;
+			return 0;
+		} else if (worker_lost(a)) {
+			return -EIO;
 		}
 	}
 }
@@ -323,8 +334,9 @@ static int agent_run(struct agent *a)
 	if (!err) {
 		for (size_t i = 0; i < a->cfg.listen.count; i++)
 			log_info("listening on %s", a->cfg.listen.items[i]);
-		agent_wait(a);
-		agent_drain(a);
+		err = agent_wait(a);
+		if (!err)
+			agent_drain(a);
 	}
 	agent_stop(a);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -55,19 +55,27 @@ static bool ours_in_request(struct span name)
 	       span_eq_nocase(name, SPAN("x-data-parallel-rank"));
 }
 
+/* Every hop so far, from however many fields, then our peer. */
 static void put_forwarded_for(struct writer *w, const struct request *req)
 {
-	struct span before = http1_field_get(&req->head, SPAN("x-forwarded-for"));
+	const char *gap = "x-forwarded-for: ";
 
-	if (!before.ptr && !req->client->peer[0])
-		return;
-	put(w, SPAN("x-forwarded-for: "));
-	if (before.ptr)
-		put(w, before);
-	if (before.ptr && req->client->peer[0])
-		put(w, SPAN(", "));
-	put_str(w, req->client->peer);
-	put(w, SPAN("\r\n"));
+	for (uint32_t i = 0; i < req->head.field_count; i++) {
+		const struct http1_field *f = &req->head.fields[i];
+
+		if (!f->value.len || !span_eq_nocase(f->name, SPAN("x-forwarded-for")))
+			continue;
+		put_str(w, gap);
+		put(w, f->value);
+		gap = ", ";
+	}
+	if (req->client->peer[0]) {
+		put_str(w, gap);
+		put_str(w, req->client->peer);
+		gap = ", ";
+	}
+	if (*gap == ',')
+		put(w, SPAN("\r\n"));
 }
 
 ssize_t head_write_request(const struct request *req, const struct endpoint *ep, char *to,

@@ -91,35 +91,55 @@ static int tcp_open(const char *address, int *ret_fd)
 	return err;
 }
 
+static bool full(const struct worker *w)
+{
+	return w->clients_used >= w->cfg->connections_max;
+}
+
 static void listener_arm(struct listener *l)
 {
 	struct worker *w = l->worker;
 
-	if (l->op.pending || w->draining)
+	if (!l->op.pending && !w->draining && !full(w) && !w->late_count)
+		ring_accept_multishot(&w->ring, &l->op, l->fd);
+}
+
+/* Full: nobody is accepted until a connection ends. */
+static void listeners_pause(struct worker *w)
+{
+	if (w->paused)
 		return;
-	if (w->clients_used >= w->cfg->connections_max) {
-		if (l->armed)
-			metric_inc(M_ACCEPT_PAUSED);
-		l->armed = false;
-		return;
-	}
-	l->armed = true;
-	ring_accept_multishot(&w->ring, &l->op, l->fd);
+	metric_inc(M_ACCEPT_PAUSED);
+	w->paused = true;
+	for (unsigned int i = 0; i < w->listener_count; i++)
+		ring_cancel(&w->ring, &w->listeners[i].op);
 }
 
 static void listener_accepted(struct op *op, int res, unsigned int flags)
 {
 	struct listener *l = container(op, struct listener, op);
+	struct worker *w = l->worker;
 
 	(void)flags;
-	if (res >= 0)
-		client_open(l->worker, res);
-	if (!op->pending)
+	if (res >= 0 && full(w) && w->late_count < ACCEPT_LATE_MAX)
+		w->late[w->late_count++] = res; /* came before the pause took hold */
+	else if (res >= 0)
+		client_open(w, res);
+	if (full(w))
+		listeners_pause(w);
+	else if (!op->pending)
 		listener_arm(l);
 }
 
 void listeners_arm(struct worker *w)
 {
+	unsigned int n = 0;
+
+	while (n < w->late_count && !full(w))
+		client_open(w, w->late[n++]);
+	w->late_count -= n;
+	memmove(w->late, w->late + n, w->late_count * sizeof(*w->late));
+	w->paused = full(w);
 	for (unsigned int i = 0; i < w->listener_count; i++)
 		listener_arm(&w->listeners[i]);
 }
@@ -155,4 +175,6 @@ void listeners_close(struct worker *w)
 		close(w->listeners[i].fd);
 	}
 	w->listener_count = 0;
+	while (w->late_count)
+		close(w->late[--w->late_count]);
 }

@@ -242,8 +242,7 @@ static bool body_checked(struct request *req)
 		metric_inc(M_SPANS_MERGED);
 	if (req->says.model[0] && snap && snap->model_count &&
 	    !snapshot_find_model(snap, span_of_str(req->says.model))) {
-		snprintf(text, sizeof(text), "The model `%s` does not exist.", req->says.model);
-		respond_error(req, 404, "NotFoundError", text);
+		respond_unknown_model(req, req->says.model);
 		return false;
 	}
 	return true;

@@ -77,6 +77,8 @@ void request_drop(struct request *req);
 
 /* respond.c: answers made here. type: "invalid_request_error" and so on. */
 void respond_error(struct request *req, int status, const char *type, const char *message);
+/* 404 in vLLM's words, with as many aliases as fit. */
+void respond_unknown_model(struct request *req, const char *name);
 void respond_refusal(struct client *c, struct request *req, enum http1_refusal why);
 void respond_json(struct request *req, int status, struct span body);
 void respond_models(struct request *req);

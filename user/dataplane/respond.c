@@ -101,12 +101,15 @@ static void respond(struct request *req, int status, const char *type, const cha
 				      .old = req->head.minor == 0});
 }
 
+/* param: a member of the body in quotes, or "null". */
 static size_t error_write(char *to, size_t size, enum route_api api, int status, const char *type,
-			  const char *message)
+			  const char *param, const char *message)
 {
 	char text[1024];
 
 	json_escape(text, sizeof(text), message);
+	if (api == API_ANTHROPIC && strcmp(type, "server_error") == 0)
+		type = status == 503 ? "overloaded_error" : "api_error";
 	if (api == API_ANTHROPIC)
 		return (size_t)snprintf(to, size,
 					"{\"type\":\"error\",\"error\":{\"type\":\"%s\","
@@ -114,15 +117,16 @@ static size_t error_write(char *to, size_t size, enum route_api api, int status,
 					type, text);
 	return (size_t)snprintf(to, size,
 				"{\"error\":{\"message\":\"%s\",\"type\":\"%s\","
-				"\"param\":null,\"code\":%d}}",
-				text, type, status);
+				"\"param\":%s,\"code\":%d}}",
+				text, type, param, status);
 }
 
-void respond_error(struct request *req, int status, const char *type, const char *message)
+static void respond_error_at(struct request *req, int status, const char *type, const char *param,
+			     const char *message)
 {
 	char body[1536];
 	size_t n = error_write(body, sizeof(body), route_api_of(req->head.path), status, type,
-			       message);
+			       param, message);
 	const char *extra = status == 503				    ? "retry-after: 1\r\n"
 			    : status != 405				    ? ""
 			    : req->route && req->route->method == HTTP1_GET ? "allow: GET, HEAD\r\n"
@@ -132,12 +136,37 @@ void respond_error(struct request *req, int status, const char *type, const char
 	respond(req, status, "application/json", extra, span_of(body, n));
 }
 
+void respond_error(struct request *req, int status, const char *type, const char *message)
+{
+	respond_error_at(req, status, type, "null", message);
+}
+
+void respond_unknown_model(struct request *req, const char *name)
+{
+	const struct endpoint_snapshot *snap = req->worker->snapshot;
+	char text[768];
+	size_t n = (size_t)snprintf(text, sizeof(text), "The model `%s` does not exist.", name);
+
+	for (uint32_t i = 0; snap && i < snap->model_count; i++) {
+		const char *alias = snap->models[i].name;
+
+		if (n + strlen(alias) + 24 > sizeof(text))
+			break;
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s",
+				      i ? ", " : " Valid aliases: ", alias);
+		if (i + 1 == snap->model_count)
+			n += (size_t)snprintf(text + n, sizeof(text) - n, ".");
+	}
+	respond_error_at(req, 404, "NotFoundError", "\"model\"", text);
+}
+
 void respond_refusal(struct client *c, struct request *req, enum http1_refusal why)
 {
 	int status = http1_refusal_status(why);
 	char body[512];
 	size_t n = error_write(body, sizeof(body), req ? route_api_of(req->head.path) : API_OPENAI,
-			       status, "invalid_request_error", http1_refusal_text(why));
+			       status, status < 500 ? "invalid_request_error" : "server_error",
+			       "null", http1_refusal_text(why));
 
 	/* Nothing else of a refused head can be trusted, but a body here would be a second answer.
 	 */
@@ -195,7 +224,7 @@ void respond_model(struct request *req)
 	const struct endpoint_snapshot *snap = req->worker->snapshot;
 	struct span rest = span_of(req->head.path.ptr + req->route->path.len,
 				   req->head.path.len - req->route->path.len);
-	char name[MODEL_NAME_BYTES_MAX], text[MODEL_NAME_BYTES_MAX * 4];
+	char name[MODEL_NAME_BYTES_MAX];
 	char body[MODEL_NAME_BYTES_MAX * 8];
 	const struct model *m;
 	size_t n = 0;
@@ -217,8 +246,7 @@ void respond_model(struct request *req)
 		for (size_t i = 0; i < n; i++) /* it goes into JSON: no half characters */
 			if ((unsigned char)name[i] < 0x20 || (unsigned char)name[i] > 0x7e)
 				name[i] = '?';
-		snprintf(text, sizeof(text), "The model `%s` does not exist.", name);
-		respond_error(req, 404, "NotFoundError", text);
+		respond_unknown_model(req, name);
 		return;
 	}
 	respond_json(req, 200, span_of(body, model_write(m, body, sizeof(body))));
@@ -232,7 +260,7 @@ void respond_models(struct request *req)
 	size_t n = 0, room = BLOCK_BIG - 2048;
 
 	if (!b) {
-		respond_error(req, 503, "overloaded_error", http1_refusal_text(HTTP1_NO_MEMORY));
+		respond_error(req, 503, "server_error", http1_refusal_text(HTTP1_NO_MEMORY));
 		return;
 	}
 	n += (size_t)snprintf(b->data, room, "{\"object\":\"list\",\"data\":[");

@@ -32,10 +32,13 @@ static int offers_init(struct ring *r)
 		return err;
 	io_uring_buf_ring_init(r->offers);
 	for (unsigned int i = 0; i < RING_PROVIDED; i++) {
-		struct block *block = block_new(r->blocks, BLOCK_SMALL);
+		struct block *block = block_replace(r->blocks);
 
 		if (!block)
 			return -ENOMEM;
+		/* The budget counts what connections own. */
+		atomic_fetch_sub_explicit(&r->blocks->budget->used, BLOCK_SMALL,
+					  memory_order_relaxed);
 		offer_put(r, i, block);
 	}
 	return 0;

@@ -49,8 +49,6 @@ void worker_client_free(struct client *c)
 	c->next_free = w->clients_free;
 	w->clients_free = c;
 	w->clients_used--;
-	if (w->clients_used + 1 == w->cfg->connections_max)
-		listeners_arm(w);
 }
 
 struct request *worker_request_new(struct worker *w)
@@ -156,6 +154,8 @@ static void worker_loop(struct worker *w)
 			return;
 		}
 		endpoint_mailbox_take(&w->mailbox, &w->snapshot);
+		if (w->paused)
+			listeners_arm(w);
 	}
 }
 
@@ -179,9 +179,11 @@ static void *worker_main(void *arg)
 	err = ring_init(&w->ring, RING_ENTRIES, &w->blocks);
 	if (err) {
 		log_error("worker %u: no io_uring: %s", w->index, strerror(-err));
-		return (void *)1;
+		w->failed = true;
+		return NULL;
 	}
 	worker_loop(w);
+	w->failed = !w->stop;
 	listeners_close(w);
 	ring_fini(&w->ring);
 	return NULL;

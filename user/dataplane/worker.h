@@ -25,10 +25,10 @@ struct listener {
 	struct op op;
 	struct worker *worker;
 	int fd;
-	bool armed;
 };
 
-#define LISTENERS_MAX 16
+#define LISTENERS_MAX	16
+#define ACCEPT_LATE_MAX 4096 /* the backlog: what one turn may accept too many */
 
 struct worker {
 	unsigned int index;
@@ -43,6 +43,9 @@ struct worker {
 	struct timers timers;
 	struct listener listeners[LISTENERS_MAX];
 	unsigned int listener_count;
+	bool paused; /* full: accepting waits */
+	int late[ACCEPT_LATE_MAX];
+	unsigned int late_count; /* accepted while full; served first when there is room */
 
 	/* Fixed pools: free lists over reserved memory. */
 	struct client *clients, *clients_free;
@@ -58,6 +61,7 @@ struct worker {
 	uint64_t random[2];		   /* request ids */
 	struct sched_piece *pieces;	   /* scratch of one pick */
 	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */
+	_Atomic bool failed;		   /* its ring is gone: the process must not go on */
 	pthread_t thread;
 	bool started;
 };
