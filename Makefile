@@ -25,7 +25,7 @@ CC := $(CLANG)
 endif
 override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Iuser -Itools -I$(GEN)
 override CFLAGS += -std=gnu17 $(WARN) $(CFLAGS_$(VARIANT)) -pthread
-LIBS := -lbpf -lelf -lz -lnl-route-3 -lnl-3 -luring -lxxhash -ljansson -lyaml -pthread -lm
+LIBS := -lbpf -lelf -lz -lnl-route-3 -lnl-3 -luring -lxxhash -ljansson -lyaml -lzmq -lmsgpackc -pthread -lm
 
 SRC   := $(filter-out user/main.c,$(wildcard user/*/*.c user/*/*/*.c))
 OBJ   := $(SRC:%.c=$(B)/%.o)

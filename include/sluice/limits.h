@@ -70,6 +70,11 @@
 	131072 /* with a budget at a time; the least recently seen starts anew                     \
 		*/
 
+/* What engines say of their KV caches. */
+#define KV_MESSAGE_BYTES_MAX (16 << 20) /* skipped; kv_events_refused_total{reason="too-large"} */
+#define KV_EVENT_BLOCKS_MAX  65536	/* in one event: skipped; the same counter */
+#define KV_EVENT_TOKENS_MAX  (1 << 20)	/* in one event: skipped; the same counter */
+
 /* Seen from outside. */
 #define LABEL_VALUES_MAX      1000 /* per metric; then the value is "other" */
 #define ACCESS_LOG_QUEUE      4096 /* lines per worker; then dropped: access_log_dropped_total */
