@@ -1,7 +1,9 @@
 # Sluice. `make` builds, `make demo` shows, `make check` proves, `make bench` measures.
 # Variants live beside each other: build/release, build/asan, build/tsan.
 
-CC       ?= gcc
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
 CLANG    ?= $(firstword $(shell command -v clang-19 clang 2>/dev/null) clang)
 BPFTOOL  ?= $(firstword $(shell command -v bpftool /usr/sbin/bpftool 2>/dev/null) bpftool)
 PREFIX   ?= /usr/local
@@ -30,7 +32,8 @@ LIBS := -lbpf -lelf -lz -lnl-route-3 -lnl-3 -luring -lxxhash -ljansson -lyaml -l
 SRC   := $(filter-out user/main.c,$(wildcard user/*/*.c user/*/*/*.c))
 OBJ   := $(SRC:%.c=$(B)/%.o)
 LIB   := $(B)/libsluice.a
-TOOLS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
+COMMON := $(patsubst %.c,$(B)/%.o,$(wildcard tools/common/*.c))
+TOOLS := $(filter-out common,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c))))))
 UNIT  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/bench_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -55,7 +58,7 @@ $(BIN)/sluiced: $(B)/user/main.o $(LIB)
 	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 define tool_rule
-$(BIN)/$(1): $(patsubst %.c,$(B)/%.o,$(wildcard tools/$(1)/*.c)) $(LIB)
+$(BIN)/$(1): $(patsubst %.c,$(B)/%.o,$(wildcard tools/$(1)/*.c)) $(COMMON) $(LIB)
 	$$(call say,LINK,$$@) mkdir -p $$(@D) && $$(CC) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
@@ -83,10 +86,10 @@ $(BPF_ALONE:%=$(GEN)/%.skel.h): $(GEN)/%.skel.h: $(GEN)/%.bpf.o
 # ---- proof -------------------------------------------------------------------------------------
 .PHONY: check demo unit bench asan tsan fuzz style clean setup
 unit: $(UNIT)
-asan:
-	$(Q)$(MAKE) VARIANT=asan unit all
-tsan:
-	$(Q)$(MAKE) VARIANT=tsan unit all
+# Build everything with a sanitizer into build/asan or build/tsan, then run the unit tests there.
+asan tsan:
+	$(Q)$(MAKE) --no-print-directory VARIANT=$@ unit all
+	$(Q)python3 tests/run.py units $@
 unit-bins: $(UNIT)
 bench-bins: $(BENCH)
 
@@ -99,4 +102,5 @@ build/fuzz-lib: $(LIB)
 clean:
 	$(Q)rm -rf build
 
+-include tools/install.mk
 -include tests/tests.mk

@@ -11,7 +11,8 @@ ENGINE     := build/release/bench/fixed_engine
 setup:
 	$(Q)tools/setup.sh
 
-check: setup
+check:
+	$(Q)tools/setup.sh check
 	$(Q)$(PY) tests/run.py check
 
 style:

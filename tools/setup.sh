@@ -3,7 +3,7 @@
 # What `make check` and `make demo` need on a bare Debian 12: packages, bpffs, the pinned Python
 # clients of the end-to-end tests. Installs only what is missing; a stamp makes a second run instant.
 # Without root it says what is missing and goes on: every later step copes with what there is.
-# The name of a package group may be given: build (default, with everything), bench.
+# The name of a package group may be given: build (the default), check, bench.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -11,14 +11,16 @@ BUILD="gcc make libc6-dev pkg-config clang-19 llvm-19 libclang-rt-19-dev clang-f
 	libbpf-dev libelf-dev zlib1g-dev libnl-3-dev libnl-route-3-dev liburing-dev libcmocka-dev
 	libxxhash-dev libjansson-dev libyaml-dev libyajl-dev libzmq3-dev libmsgpack-dev liburcu-dev
 	gcc-aarch64-linux-gnu libc6-dev-arm64-cross python3 python3-venv curl universal-ctags"
+CHECK="mandoc man-db prometheus logrotate"
 BENCH="haproxy nginx-light"
 
 group=${1:-build}
 case $group in
 build) want=$BUILD ;;
+check) want="$BUILD $CHECK" ;;
 bench) want="$BUILD $BENCH" ;;
 *)
-	echo "usage: tools/setup.sh [build|bench]" >&2
+	echo "usage: tools/setup.sh [build|check|bench]" >&2
 	exit 2
 	;;
 esac

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json_write.h"
 #include "base/log.h"
 #include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
@@ -154,6 +155,35 @@ static bool admin_decision(void *arg, struct span request_id, FILE *f)
 	return true;
 }
 
+static void admin_affinity(void *arg, FILE *f)
+{
+	struct agent *a = arg;
+	struct endpoint_snapshot *snap = store_snapshot(a->store);
+	struct prefix_index_stats st;
+
+	prefix_index_read_stats(a->index, &st);
+	fprintf(f, "{\"pairs\":%llu,\"pairs_max\":%llu,\"bytes\":%llu,\"block_bytes\":%llu,",
+		(unsigned long long)st.pairs, (unsigned long long)st.pairs_max,
+		(unsigned long long)st.bytes, (unsigned long long)a->cfg.prompt_block_bytes);
+	fprintf(f, "\"evicted\":%llu,\"dropped_blocks\":%llu,\"refused_blocks\":%llu,",
+		(unsigned long long)st.evicted, (unsigned long long)st.dropped_blocks,
+		(unsigned long long)st.refused_blocks);
+	fputs("\"endpoints\":[", f);
+	for (uint32_t i = 0; i < snap->view_count; i++) {
+		const struct endpoint *ep = snap->views[i];
+
+		fprintf(f, "%s{\"name\":", i ? "," : "");
+		json_string_write(f, span_of_str(ep->name));
+		fprintf(f, ",\"address\":\"%s\",\"blocks\":%llu,\"blocks_max\":%llu}", ep->address,
+			(unsigned long long)prefix_index_endpoint_pairs(a->index,
+									(uint16_t)ep->slot),
+			(unsigned long long)prefix_index_endpoint_capacity(a->index,
+									   (uint16_t)ep->slot));
+	}
+	fputs("]}", f);
+	snapshot_put(snap);
+}
+
 static int admin_drain(void *arg, const char *name, bool draining)
 {
 	struct agent *a = arg;
@@ -193,6 +223,7 @@ static int admin_init(struct agent *a)
 				.ready = admin_ready,
 				.write_requests = admin_requests,
 				.write_decision = admin_decision,
+				.write_affinity = admin_affinity,
 				.set_draining = admin_drain,
 				.write_metrics = admin_metrics};
 	int err;

@@ -3,154 +3,93 @@
  * sluice-fleet: scheduling in virtual time. Replays a trace against simulated engines, once per
  * policy, with the gateway's own scheduler making the choices.
  */
-#include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "common/flags.h"
 #include "sluice-fleet/fleet.h"
 
-#define POLICIES_MAX 16
-#define KNEE_ROUNDS  12
-#define KNEE_GOOD    0.5 /* share of requests within the TTFT bound that round robin must reach */
+#define KNEE_ROUNDS 12
+#define KNEE_GOOD   0.5 /* share of requests within the TTFT bound that round robin must reach */
 
-static const char usage[] =
-	"usage: sluice-fleet --trace FILE [options]\n"
-	"  --policy NAME      round-robin, random, llm-d, sluice or a profile; repeatable\n"
-	"  --endpoints N      engines (8)\n"
-	"  --blocks N         KV blocks of an engine (4096)\n"
-	"  --block-tokens N   tokens of a block, as in the trace (512)\n"
-	"  --load F           1 is the knee of round robin (found by bisection)\n"
-	"  --speed F          of the trace's clock, instead of --load\n"
-	"  --gateways N       that share nothing (1)\n"
-	"  --delay-ms N       metrics come so late (0); --scrape-ms N between two (100)\n"
-	"  --slo-ttft-ms N    (2000)  --slo-itl-ms N (25)\n"
-	"  --half 1|2         report on the first or second half of the trace only\n"
-	"  --seed N  --json  --help\n";
-
-enum opt_id {
-	O_TRACE = 1,
-	O_POLICY,
-	O_ENDPOINTS,
-	O_BLOCKS,
-	O_BLOCK_TOKENS,
-	O_LOAD,
-	O_SPEED,
-	O_GATEWAYS,
-	O_DELAY,
-	O_SCRAPE,
-	O_TTFT,
-	O_ITL,
-	O_HALF,
-	O_SEED,
-	O_JSON,
-	O_HELP
-};
-
-static const struct option options[] = {
-	{"trace", 1, NULL, O_TRACE},
-	{"policy", 1, NULL, O_POLICY},
-	{"endpoints", 1, NULL, O_ENDPOINTS},
-	{"blocks", 1, NULL, O_BLOCKS},
-	{"block-tokens", 1, NULL, O_BLOCK_TOKENS},
-	{"load", 1, NULL, O_LOAD},
-	{"speed", 1, NULL, O_SPEED},
-	{"gateways", 1, NULL, O_GATEWAYS},
-	{"delay-ms", 1, NULL, O_DELAY},
-	{"scrape-ms", 1, NULL, O_SCRAPE},
-	{"slo-ttft-ms", 1, NULL, O_TTFT},
-	{"slo-itl-ms", 1, NULL, O_ITL},
-	{"half", 1, NULL, O_HALF},
-	{"seed", 1, NULL, O_SEED},
-	{"json", 0, NULL, O_JSON},
-	{"help", 0, NULL, O_HELP},
-	{NULL, 0, NULL, 0},
-};
-
-struct command {
+static struct command {
 	struct fleet_options run;
-	const char *trace, *policies[POLICIES_MAX];
-	unsigned int policy_count;
-	double load;
+	char *trace;
+	struct flag_texts policies;
+	unsigned int half;
+	double load, delay_ms, scrape_ms, ttft_ms, itl_ms;
 	bool json;
+} command = {
+	.run = {.model = {.blocks = 4096,
+			  .block_tokens = 512,
+			  .seqs_max = 256,
+			  .chunk_tokens = 2048,
+			  .prefill_tokens_per_s = 8000,
+			  .step_base_ms = 6,
+			  .step_decode_ms = 0.35},
+		.endpoints = 8,
+		.gateways = 1,
+		.seed = 1,
+		.to = 1},
+	.load = 1,
+	.scrape_ms = 100,
+	.ttft_ms = 2000,
+	.itl_ms = 25,
 };
 
-static void set_number(struct command *c, int opt, double n)
-{
-	switch (opt) {
-	case O_ENDPOINTS:
-		c->run.endpoints = (uint32_t)n;
-		break;
-	case O_BLOCKS:
-		c->run.model.blocks = (uint32_t)n;
-		break;
-	case O_BLOCK_TOKENS:
-		c->run.model.block_tokens = (uint32_t)n;
-		break;
-	case O_LOAD:
-		c->load = n;
-		break;
-	case O_SPEED:
-		c->run.speed = n;
-		break;
-	case O_GATEWAYS:
-		c->run.gateways = (uint32_t)n;
-		break;
-	case O_DELAY:
-		c->run.delay_s = n / 1e3;
-		break;
-	case O_SCRAPE:
-		c->run.scrape_s = n / 1e3;
-		break;
-	case O_TTFT:
-		c->run.slo_ttft_s = n / 1e3;
-		break;
-	case O_ITL:
-		c->run.slo_itl_s = n / 1e3;
-		break;
-	case O_HALF:
-		c->run.from = n == 2 ? 0.5 : 0;
-		c->run.to = n == 2 ? 1 : 0.5;
-		break;
-	case O_SEED:
-		c->run.seed = (uint32_t)n;
-		break;
-	}
-}
+static const struct flag rows[] = {
+	{"trace", "FILE", FLAG_TEXT, &command.trace, "a Mooncake trace, JSON lines"},
+	{"policy", "NAME", FLAG_TEXTS, &command.policies,
+	 "round-robin, random, llm-d, sluice or a profile (repeatable)"},
+	{"endpoints", "N", FLAG_COUNT, &command.run.endpoints, "engines"},
+	{"blocks", "N", FLAG_COUNT, &command.run.model.blocks, "KV blocks of an engine"},
+	{"block-tokens", "N", FLAG_COUNT, &command.run.model.block_tokens,
+	 "tokens of a block, as in the trace"},
+	{"load", "N", FLAG_REAL, &command.load,
+	 "1 is the knee of round robin: half of the requests within the TTFT bound, by bisection"},
+	{"speed", "N", FLAG_REAL, &command.run.speed, "of the trace's clock, instead of a load"},
+	{"gateways", "N", FLAG_COUNT, &command.run.gateways, "that share nothing"},
+	{"delay-ms", "N", FLAG_REAL, &command.delay_ms, "metrics are known so late"},
+	{"scrape-ms", "N", FLAG_REAL, &command.scrape_ms, "between two looks at an engine"},
+	{"slo-ttft-ms", "N", FLAG_REAL, &command.ttft_ms, "bound of a good request"},
+	{"slo-itl-ms", "N", FLAG_REAL, &command.itl_ms, "bound of a good request"},
+	{"half", "N", FLAG_COUNT, &command.half, "report on half 1 or 2 of the trace only"},
+	{"seed", "N", FLAG_COUNT, &command.run.seed, "of which gateway a request comes to"},
+	{"json", NULL, FLAG_BOOL, &command.json, "one object per policy"},
+};
 
-/* 0, 1 for --help, or -1 after a word on stderr. */
+static const struct flags flags = {
+	.tool = "sluice-fleet",
+	.synopsis = "--trace FILE [FLAG VALUE]…",
+	.about = "Compares scheduling policies on a trace, in virtual time.",
+	.rows = rows,
+	.count = sizeof(rows) / sizeof(rows[0]),
+};
+
 static int parse(struct command *c, int argc, char **argv)
 {
-	int opt;
-	char *end;
+	int status = flags_parse(&flags, argc, argv);
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (opt == O_HELP)
-			return 1;
-		if (opt == '?')
-			return -1;
-		if (opt == O_TRACE) {
-			c->trace = optarg;
-		} else if (opt == O_JSON) {
-			c->json = true;
-		} else if (opt == O_POLICY) {
-			if (c->policy_count < POLICIES_MAX)
-				c->policies[c->policy_count++] = optarg;
-		} else {
-			double n = strtod(optarg, &end);
-
-			if (end == optarg || *end || !(n >= 0)) {
-				fprintf(stderr, "sluice-fleet: \"%s\" is not a number\n", optarg);
-				return -1;
-			}
-			set_number(c, opt, n);
-		}
-	}
-	if (!c->trace || optind != argc || !c->run.endpoints || !c->run.gateways ||
-	    c->run.endpoints > ENDPOINTS_MAX || !c->run.model.blocks ||
-	    !c->run.model.block_tokens || c->run.scrape_s <= 0)
-		return -1;
-	return 0;
+	if (status != FLAGS_GO_ON)
+		return status;
+	if (!c->trace)
+		return flags_refuse(&flags, "--trace", "is needed");
+	if (!c->run.endpoints || c->run.endpoints > ENDPOINTS_MAX || !c->run.gateways ||
+	    !c->run.model.blocks || !c->run.model.block_tokens || c->scrape_ms <= 0)
+		return flags_refuse(
+			&flags, "--endpoints, --gateways, --blocks, --block-tokens, --scrape-ms",
+			"out of range");
+	if (c->half > 2)
+		return flags_refuse(&flags, "--half", "is 1 or 2");
+	if (c->half == 2)
+		c->run.from = 0.5;
+	else if (c->half == 1)
+		c->run.to = 0.5;
+	c->run.delay_s = c->delay_ms / 1e3;
+	c->run.scrape_s = c->scrape_ms / 1e3;
+	c->run.slo_ttft_s = c->ttft_ms / 1e3;
+	c->run.slo_itl_s = c->itl_ms / 1e3;
+	return FLAGS_GO_ON;
 }
 
 /* The trace's speed at which round robin serves KNEE_GOOD of the requests within the TTFT bound. */
@@ -197,54 +136,36 @@ static void print(const struct command *c, const struct fleet_result *r)
 
 int main(int argc, char **argv)
 {
-	struct command c = {
-		.run = {.model = {.blocks = 4096,
-				  .block_tokens = 512,
-				  .seqs_max = 256,
-				  .chunk_tokens = 2048,
-				  .prefill_tokens_per_s = 8000,
-				  .step_base_ms = 6,
-				  .step_decode_ms = 0.35},
-			.endpoints = 8,
-			.gateways = 1,
-			.seed = 1,
-			.scrape_s = 0.1,
-			.slo_ttft_s = 2,
-			.slo_itl_s = 0.025,
-			.to = 1},
-		.load = 1,
-	};
+	struct command *c = &command;
 	struct trace trace;
-	int err = parse(&c, argc, argv);
+	int err = parse(c, argc, argv);
 
-	if (err) {
-		fputs(usage, err > 0 ? stdout : stderr);
-		return err > 0 ? 0 : 2;
-	}
-	err = trace_read(c.trace, &trace);
+	if (err != FLAGS_GO_ON)
+		return err;
+	err = trace_read(c->trace, &trace);
 	if (err || trace.count == 0) {
-		fprintf(stderr, "sluice-fleet: %s: row %u: %s\n", c.trace, trace.count + 1,
+		fprintf(stderr, "sluice-fleet: %s: row %u: %s\n", c->trace, trace.count + 1,
 			err ? strerror(-err) : "empty");
 		return 1;
 	}
-	if (c.run.speed <= 0)
-		c.run.speed = c.load * find_knee(&trace, &c.run);
-	if (!c.policy_count) {
-		c.policies[c.policy_count++] = "round-robin";
-		c.policies[c.policy_count++] = "llm-d";
-		c.policies[c.policy_count++] = "sluice";
+	if (c->run.speed <= 0)
+		c->run.speed = c->load * find_knee(&trace, &c->run);
+	if (!c->policies.count) {
+		c->policies.items[c->policies.count++] = "round-robin";
+		c->policies.items[c->policies.count++] = "llm-d";
+		c->policies.items[c->policies.count++] = "sluice";
 	}
-	if (!c.json)
-		printf("speed %.3f\n%-28s %8s %6s %9s %9s %9s %9s %9s %8s\n", c.run.speed, "policy",
-		       "hit", "cv", "ttft50ms", "ttft90ms", "itl90ms", "good/s", "offered/s",
-		       "done");
-	for (unsigned int i = 0; !err && i < c.policy_count; i++) {
+	if (!c->json)
+		printf("speed %.3f\n%-28s %8s %6s %9s %9s %9s %9s %9s %8s\n", c->run.speed,
+		       "policy", "hit", "cv", "ttft50ms", "ttft90ms", "itl90ms", "good/s",
+		       "offered/s", "done");
+	for (unsigned int i = 0; !err && i < c->policies.count; i++) {
 		struct fleet_result result;
 
-		c.run.policy = c.policies[i];
-		err = fleet_run(&trace, &c.run, &result);
+		c->run.policy = c->policies.items[i];
+		err = fleet_run(&trace, &c->run, &result);
 		if (!err)
-			print(&c, &result);
+			print(c, &result);
 	}
 	trace_free(&trace);
 	return err ? 1 : 0;

@@ -92,13 +92,12 @@ static void admit(struct engine *e, double now_ms)
 		e->prompt_total += s->prompt_tokens;
 		if (e->opt->constant)
 			s->due_ms =
-				now_ms +
-				(e->opt->ttft_ms > 0
-					 ? e->opt->ttft_ms
-					 : e->opt->prefill_overhead_ms +
-						   (s->prompt_tokens - s->cached_tokens) *
-							   e->opt->prefill_us_per_token / 1000) /
-					e->opt->time_scale;
+				now_ms + (e->opt->ttft_ms > 0
+						  ? e->opt->ttft_ms
+						  : e->opt->prefill_overhead_ms +
+							    (s->prompt_tokens - s->cached_tokens) *
+								    e->opt->prefill_ms_per_token) /
+						 e->opt->time_scale;
 	}
 }
 

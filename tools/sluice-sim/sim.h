@@ -14,10 +14,10 @@
 #define SIM_BLOCK_BYTES 64 /* 16 tokens of 4 bytes */
 
 struct sim_options {
-	char *model, *lora_modules, *failure_types, *host;
+	char *model, *served_model, *lora_modules, *failure_types, *host;
 	unsigned int port, instances, max_num_seqs, max_waiting, block_size;
 	unsigned int kv_blocks, max_model_len, seed;
-	double time_scale, ttft_ms, itl_ms, prefill_overhead_ms, prefill_us_per_token;
+	double time_scale, ttft_ms, itl_ms, prefill_overhead_ms, prefill_ms_per_token;
 	double step_ms, step_ms_per_seq, prefill_tokens_per_s, failure_rate;
 	unsigned int chunk_tokens, default_max_tokens;
 	bool constant; /* --latency-calculator constant|per-token instead of the batch model */

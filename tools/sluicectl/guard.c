@@ -288,8 +288,13 @@ static const struct form forms[] = {
 
 void guard_help(void)
 {
-	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++)
-		printf("  guard %-7s %-12s %s\n", forms[i].name, forms[i].arguments, forms[i].help);
+	char text[64];
+
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
+		snprintf(text, sizeof(text), "guard %s%s%s", forms[i].name,
+			 *forms[i].arguments ? " " : "", forms[i].arguments);
+		printf("  %-34s  %s\n", text, forms[i].help);
+	}
 }
 
 int guard_command(const char *bpffs_dir, bool json, int count, const char *const *words)

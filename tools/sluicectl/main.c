@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sluicectl: what the gateway knows and why it did what it did, over its admin port.
- * One command, one HTTP exchange (libcurl-free: the codec of base/), one table or --json.
+ * One command, one HTTP exchange, one table or --json.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/http1.h"
+#include "common/flags.h"
 #include "sluicectl/guard.h"
 #include "sluicectl/tables.h"
 
@@ -29,33 +30,60 @@ struct command {
 static const struct command commands[] = {
 	{"endpoints", NULL, "GET", "/state/endpoints", "who is in the pool, with load and state",
 	 table_endpoints},
+	{"top", NULL, "GET", "/state/endpoints", "the same, again every interval, with rates",
+	 table_top},
 	{"requests", NULL, "GET", "/state/requests", "what is running now", table_requests},
 	{"why", "REQUEST-ID", "GET", "/state/decisions/%s",
 	 "why that pod: every candidate's scores", table_decision},
-	{"drain", "ENDPOINT", "POST", "/endpoints/%s/drain", "no new requests to it", NULL},
-	{"undrain", "ENDPOINT", "POST", "/endpoints/%s/undrain", "take it in again", NULL},
+	{"affinity", NULL, "GET", "/state/affinity", "who holds how many blocks of prompts",
+	 table_affinity},
+	{"drain", "ENDPOINT", "POST", "/endpoints/%s/drain", "no new requests to it", table_drain},
+	{"undrain", "ENDPOINT", "POST", "/endpoints/%s/undrain", "take it in again", table_drain},
 	{"version", NULL, "GET", "/version", "of the running gateway", table_version},
 };
 
-static void help(void)
+static char *admin = "127.0.0.1:9090";
+static char *bpffs_dir = "/sys/fs/bpf/sluice";
+static const char *words[WORDS_MAX];
+static bool raw;
+static double interval_ms = 1000;
+static unsigned int rounds;
+
+static const struct flag rows[] = {
+	{"admin", "ADDR", FLAG_TEXT, &admin, "HOST:PORT or unix:/PATH of the gateway's admin port"},
+	{"json", NULL, FLAG_BOOL, &raw, "print the gateway's answer as it is"},
+	{"bpffs-dir", "DIR", FLAG_TEXT, &bpffs_dir, "where guard finds its maps"},
+	{"interval", "TIME", FLAG_MILLIS, &interval_ms, "of top"},
+	{"rounds", "N", FLAG_COUNT, &rounds, "top ends after so many; 0: at Ctrl-C"},
+};
+
+static void commands_print(void)
 {
-	printf("Usage: sluicectl [--admin ADDR] [--json] COMMAND\n\n");
-	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
-		printf("  %-10s %-11s %s\n", commands[i].name,
-		       commands[i].argument ? commands[i].argument : "", commands[i].help);
+	char text[64];
+
+	printf("Commands:\n");
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		snprintf(text, sizeof(text), "%s%s%s", commands[i].name,
+			 commands[i].argument ? " " : "",
+			 commands[i].argument ? commands[i].argument : "");
+		printf("  %-34s  %s\n", text, commands[i].help);
+	}
 	guard_help();
-	printf("\n  --admin ADDR   HOST:PORT or unix:/PATH (127.0.0.1:9090)\n"
-	       "  --bpffs-dir D  where guard finds its maps (/sys/fs/bpf/sluice)\n"
-	       "  --json         print the gateway's answer as it is\n"
-	       "  --help         print this and exit\n");
+	printf("\nFlags:\n");
 }
 
-static int usage_error(const char *what)
-{
-	fprintf(stderr, "sluicectl: %s (see --help)\n", what);
-	return 2;
-}
+static const struct flags flags = {
+	.tool = "sluicectl",
+	.synopsis = "[FLAG VALUE]… COMMAND",
+	.about = "What a running gateway knows, and why it did what it did.",
+	.rows = rows,
+	.count = sizeof(rows) / sizeof(rows[0]),
+	.more = commands_print,
+	.words = words,
+	.words_max = WORDS_MAX,
+};
 
+/* A connected socket, or -errno. */
 static int admin_connect(const char *address)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
@@ -110,8 +138,7 @@ static char *answer_read(int fd, size_t *ret_len)
 }
 
 /* One exchange. Returns the status, the body in *ret_body (within *ret_text, to be freed). */
-static int exchange(const char *admin, const char *method, const char *path, char **ret_text,
-		    struct span *ret_body)
+static int exchange(const char *method, const char *path, char **ret_text, struct span *ret_body)
 {
 	static struct http1_head head;
 	char request[1024];
@@ -158,68 +185,80 @@ static void path_make(char *to, size_t size, const char *format, const char *arg
 	snprintf(to, size, format, escaped);
 }
 
-static int run(const struct command *c, const char *argument, const char *admin, bool raw)
+/* What the gateway said to a known command, printed. Returns the exit status. */
+static int answer_print(const struct command *c, const char *argument, int status, struct span body)
+{
+	json_t *json = json_loadb(body.ptr, body.len, 0, NULL);
+	bool fine = status == 200 && json;
+
+	while (body.len && body.ptr[body.len - 1] == '\n')
+		body.len--;
+	if (!fine && status == 404 && argument)
+		fprintf(stderr, "sluicectl: %s is not known to the gateway\n", argument);
+	else if (!fine)
+		fprintf(stderr, "sluicectl: the gateway answered %d: %.*s\n", status,
+			SPAN_FMT(body));
+	else if (raw)
+		printf("%.*s\n", SPAN_FMT(body));
+	else
+		c->print(json);
+	json_decref(json);
+	return fine ? 0 : 1;
+}
+
+static int run(const struct command *c, const char *argument)
 {
 	char path[600], *text = NULL;
 	struct span body;
-	json_t *json;
 	int status;
 
 	path_make(path, sizeof(path), c->path, argument);
-	status = exchange(admin, c->method, path, &text, &body);
-	if (status < 0)
-		return 1;
-	json = json_loadb(body.ptr, body.len, 0, NULL);
-	if (status != 200 && status != 204) {
-		if (status == 404 && argument)
-			fprintf(stderr, "sluicectl: %s is not known to the gateway\n", argument);
-		else
-			fprintf(stderr, "sluicectl: the gateway answered %d: %.*s\n", status,
-				SPAN_FMT(body));
-	} else if (raw || !c->print) {
-		printf("%.*s%s", SPAN_FMT(body), body.len ? "\n" : "");
-	} else {
-		c->print(json);
-	}
-	json_decref(json);
+	status = exchange(c->method, path, &text, &body);
+	status = status < 0 ? 1 : answer_print(c, argument, status, body);
 	free(text);
-	return status == 200 || status == 204 ? 0 : 1;
+	return status;
+}
+
+/* Again and again, on a cleared screen where there is one. */
+static int top(const struct command *c)
+{
+	int status = 0;
+
+	for (unsigned int i = 0; !status && (!rounds || i < rounds); i++) {
+		if (i)
+			usleep((useconds_t)(interval_ms * 1000));
+		if (!raw && isatty(1))
+			printf("\033[H\033[2J");
+		status = run(c, NULL);
+		fflush(stdout);
+	}
+	return status;
 }
 
 int main(int argc, char **argv)
 {
-	const char *admin = "127.0.0.1:9090", *bpffs_dir = "/sys/fs/bpf/sluice";
-	const char *words[WORDS_MAX] = {NULL};
-	bool raw = false;
-	int n = 0;
+	int status = flags_parse(&flags, argc, argv), count = 0;
 
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--help") == 0) {
-			help();
-			return 0;
-		}
-		if (strcmp(argv[i], "--json") == 0)
-			raw = true;
-		else if (strcmp(argv[i], "--admin") == 0 && i + 1 < argc)
-			admin = argv[++i];
-		else if (strcmp(argv[i], "--bpffs-dir") == 0 && i + 1 < argc)
-			bpffs_dir = argv[++i];
-		else if (argv[i][0] == '-' || n == WORDS_MAX)
-			return usage_error("unknown flag or too many words");
-		else
-			words[n++] = argv[i];
-	}
-	if (n && strcmp(words[0], "guard") == 0)
-		return guard_command(bpffs_dir, raw, n - 1, words + 1);
-	if (n > 2)
-		return usage_error("too many words");
-	for (size_t i = 0; words[0] && i < sizeof(commands) / sizeof(*commands); i++) {
-		if (strcmp(commands[i].name, words[0]) != 0)
+	if (status != FLAGS_GO_ON)
+		return status;
+	if (!words[0])
+		return flags_refuse(&flags, "COMMAND", "is needed");
+	while (count < WORDS_MAX && words[count])
+		count++;
+	if (strcmp(words[0], "guard") == 0)
+		return guard_command(bpffs_dir, raw, count - 1, words + 1);
+	if (count > 2)
+		return flags_refuse(&flags, words[2], "unexpected word");
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		const struct command *c = &commands[i];
+
+		if (strcmp(c->name, words[0]) != 0)
 			continue;
-		if (!commands[i].argument != !words[1])
-			return usage_error(commands[i].argument ? "this command needs an argument"
-								: "this command takes no argument");
-		return run(&commands[i], words[1], admin, raw);
+		if (!c->argument != !words[1])
+			return flags_refuse(&flags, c->name,
+					    c->argument ? "needs an argument"
+							: "takes no argument");
+		return c->print == table_top ? top(c) : run(c, words[1]);
 	}
-	return usage_error(words[0] ? "unknown command" : "a command is needed");
+	return flags_refuse(&flags, words[0], "unknown command");
 }

@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#include "base/clock.h"
+
 static const char *text(json_t *o, const char *key)
 {
 	const char *s = json_string_value(json_object_get(o, key));
@@ -35,6 +37,63 @@ void table_endpoints(json_t *answer)
 		       prompt > 0 ? 100 * number(e, "cached_tokens_total") / prompt : 0,
 		       number(e, "load_age_ms"));
 	}
+}
+
+void table_top(json_t *answer)
+{
+	static json_t *before;
+	static uint64_t before_ns;
+	json_t *list = json_object_get(answer, "endpoints"), *e, *old;
+	uint64_t now_ns = clock_mono_ns();
+	double seconds = (double)(now_ns - before_ns) / 1e9, picks = 0, running = 0;
+	size_t i;
+
+	table_endpoints(answer);
+	json_array_foreach(list, i, e)
+	{
+		old = json_object_get(before, text(e, "address"));
+		picks += old ? number(e, "requests_total") - json_number_value(old) : 0;
+		running += number(e, "inflight_requests");
+	}
+	printf("\n%zu endpoints, %.0f requests in flight", json_array_size(list), running);
+	if (before)
+		printf(", %.1f picks/s", picks / seconds);
+	printf("\n");
+	json_decref(before);
+	before = json_object();
+	before_ns = now_ns;
+	json_array_foreach(list, i, e) json_object_set_new(before, text(e, "address"),
+							   json_real(number(e, "requests_total")));
+}
+
+void table_affinity(json_t *a)
+{
+	double pairs = number(a, "pairs"), most = number(a, "pairs_max");
+	json_t *e;
+	size_t i;
+
+	printf("%-20s %-22s %10s %10s %6s\n", "NAME", "ADDRESS", "BLOCKS", "CAP", "FILL%");
+	json_array_foreach(json_object_get(a, "endpoints"), i, e)
+	{
+		double blocks = number(e, "blocks"), cap = number(e, "blocks_max");
+
+		printf("%-20s %-22s %10.0f %10.0f %6.1f\n", text(e, "name"), text(e, "address"),
+		       blocks, cap, cap > 0 ? 100 * blocks / cap : 0);
+	}
+	printf("\nThe index holds %.0f of at most %.0f pairs (%.1f %%) in %.1f MB; a block is %.0f "
+	       "bytes of prompt.\n",
+	       pairs, most, most > 0 ? 100 * pairs / most : 0, number(a, "bytes") / 1e6,
+	       number(a, "block_bytes"));
+	printf("%.0f pairs were dropped as least recently used, %.0f blocks were not learned.\n",
+	       number(a, "evicted"), number(a, "dropped_blocks") + number(a, "refused_blocks"));
+}
+
+void table_drain(json_t *answer)
+{
+	printf("%s %s\n", text(answer, "endpoint"),
+	       json_is_true(json_object_get(answer, "draining"))
+		       ? "drains: no new requests, running ones finish"
+		       : "takes requests again");
 }
 
 void table_requests(json_t *answer)
@@ -70,7 +129,8 @@ void table_decision(json_t *d)
 	json_array_foreach(json_object_get(d, "candidates"), i, c)
 	{
 		printf("%c %-22s %8.3f %8.0f",
-		       json_is_true(json_object_get(c, "chosen")) ? '*' : ' ', text(c, "endpoint"),
+		       json_is_true(json_object_get(c, "chosen")) ? '*' : ' ',
+		       text(c, json_object_get(c, "name") ? "name" : "endpoint"),
 		       number(c, "score"), number(c, "hit_blocks"));
 		json_object_foreach(weights, name, w) printf(
 			"  %*.3f", (int)(snprintf(NULL, 0, "%s x %g", name, json_number_value(w))),

@@ -6,6 +6,10 @@
 #include <jansson.h>
 
 void table_endpoints(json_t *answer);
+/* Endpoints, with rates since the call before. */
+void table_top(json_t *answer);
+void table_affinity(json_t *answer);
+void table_drain(json_t *answer);
 void table_requests(json_t *answer);
 void table_decision(json_t *answer);
 void table_version(json_t *answer);

@@ -173,7 +173,9 @@ static size_t line_format(const struct access_record *r, char *buf, size_t size)
 	}
 	put_number(&l, "bytes_in", r->bytes_in);
 	put_number(&l, "bytes_out", r->bytes_out);
+	put_number(&l, "receive_us", r->receive_us);
 	put_number(&l, "gateway_us", r->gateway_us);
+	put_number(&l, "engine_ttft_us", r->engine_ttft_us);
 	put_number(&l, "engine_us", r->engine_us);
 	put_number(&l, "ttft_us", r->ttft_us);
 	put_number(&l, "total_us", r->total_us);

@@ -33,10 +33,13 @@ struct access_record {
 	uint32_t hit_blocks, total_blocks;
 	uint64_t prompt_tokens, completion_tokens, cached_tokens;
 	uint64_t bytes_in, bytes_out;
-	uint64_t gateway_us; /* spent here: body read, pick, sent, less waiting for peers */
-	uint64_t engine_us;  /* from the last byte sent to the endpoint to its last byte */
-	uint64_t ttft_us;    /* from the request's first byte to the first content */
-	uint64_t total_us;   /* from the request's first byte to the last byte sent */
+	uint64_t receive_us; /* the client's: from the request's first byte to its last */
+	uint64_t gateway_us; /* ours: from there until it was sent, connecting and retries included
+			      */
+	uint64_t engine_ttft_us; /* the engine's: from there to the first content */
+	uint64_t engine_us;	 /* and to its last byte */
+	uint64_t ttft_us;	 /* as the client sees it: from first byte to first content */
+	uint64_t total_us;	 /* from the request's first byte to the last byte sent */
 };
 
 struct access_log;

@@ -24,6 +24,8 @@ struct admin_ops {
 	void (*write_requests)(void *arg, FILE *f);
 	/* Writes the decision for a request id as a JSON object; false if it is not known. */
 	bool (*write_decision)(void *arg, struct span request_id, FILE *f);
+	/* Writes who holds how many blocks as a JSON object. */
+	void (*write_affinity)(void *arg, FILE *f);
 	/* 0, or -ENOENT without an endpoint of that name or address. */
 	int (*set_draining)(void *arg, const char *name, bool draining);
 	/* Appends further metrics, in Prometheus text. */

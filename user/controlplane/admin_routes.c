@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json_write.h"
 #include "base/load.h"
 #include "controlplane/exporter.h"
 #include "controlplane/options.h"
@@ -15,32 +16,16 @@
 #define TYPE_TEXT    "text/plain; charset=utf-8"
 #define TYPE_METRICS "text/plain; version=0.0.4; charset=utf-8"
 
-static void put_json(FILE *f, struct span text)
-{
-	fputc('"', f);
-	for (size_t i = 0; i < text.len; i++) {
-		unsigned char c = (unsigned char)text.ptr[i];
-
-		if (c == '"' || c == '\\')
-			fprintf(f, "\\%c", c);
-		else if (c < 0x20 || c >= 0x7f)
-			fprintf(f, "\\u%04x", c);
-		else
-			fputc(c, f);
-	}
-	fputc('"', f);
-}
-
 static void put_field(FILE *f, const char *name, const char *text)
 {
 	fprintf(f, "\"%s\":", name);
-	put_json(f, span_of_str(text));
+	json_string_write(f, span_of_str(text));
 }
 
 static void refuse(FILE *f, struct admin_answer *ret, int status, const char *text)
 {
 	fputs("{\"error\":", f);
-	put_json(f, span_of_str(text));
+	json_string_write(f, span_of_str(text));
 	fputs("}\n", f);
 	ret->status = status;
 }
@@ -84,7 +69,7 @@ static void models_write(FILE *f, const struct endpoint_snapshot *snap, uint32_t
 		if (!(snap->models[i].views[view / 64] >> view % 64 & 1))
 			continue;
 		fputs(comma, f);
-		put_json(f, span_of_str(snap->models[i].name));
+		json_string_write(f, span_of_str(snap->models[i].name));
 		comma = ",";
 	}
 	fputc(']', f);
@@ -139,9 +124,9 @@ static void endpoints_answer(const struct config *cfg, const struct admin_ops *o
 		fputs(",\"labels\":{", f);
 		for (unsigned int k = 0; k < ep->label_count; k++) {
 			fputs(k ? "," : "", f);
-			put_json(f, span_of_str(ep->labels[k].key));
+			json_string_write(f, span_of_str(ep->labels[k].key));
 			fputc(':', f);
-			put_json(f, span_of_str(ep->labels[k].value));
+			json_string_write(f, span_of_str(ep->labels[k].value));
 		}
 		fputs("}}", f);
 	}
@@ -210,7 +195,7 @@ static void drain_answer(const struct admin_ops *ops, struct span raw, bool drai
 		return;
 	}
 	fputs("{\"endpoint\":", f);
-	put_json(f, name);
+	json_string_write(f, name);
 	fprintf(f, ",\"draining\":%s}\n", draining ? "true" : "false");
 }
 
@@ -273,6 +258,9 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 		endpoints_answer(cfg, ops, f);
 	} else if (span_eq(path, SPAN("/state/requests"))) {
 		requests_answer(ops, f);
+	} else if (span_eq(path, SPAN("/state/affinity")) && ops->write_affinity) {
+		ops->write_affinity(ops->arg, f);
+		fputc('\n', f);
 	} else {
 		return false;
 	}
@@ -281,8 +269,9 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 
 static bool is_plain(struct span path)
 {
-	static const char *const paths[] = {"/metrics", "/healthz",	    "/readyz",
-					    "/version", "/state/endpoints", "/state/requests"};
+	static const char *const paths[] = {"/metrics",	      "/healthz",	  "/readyz",
+					    "/version",	      "/state/endpoints", "/state/requests",
+					    "/state/affinity"};
 
 	for (unsigned int i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
 		if (span_eq(path, span_of_str(paths[i])))

@@ -64,6 +64,8 @@ void account_request(struct request *req)
 	r->cached_tokens = req->sse.usage.cached_tokens;
 	r->bytes_in = req->body_bytes;
 	r->bytes_out = req->bytes_out;
+	r->receive_us = span_us(req->begin_ns, req->body_ns);
+	r->engine_ttft_us = span_us(req->sent_ns, req->first_ns);
 	r->engine_us = span_us(req->sent_ns, req->last_ns);
 	r->ttft_us = span_us(req->begin_ns, req->first_ns);
 	r->total_us = span_us(req->begin_ns, now);

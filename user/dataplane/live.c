@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json_write.h"
 
 static_assert(sizeof(struct live_info) % 8 == 0, "copied by words");
 
@@ -62,18 +63,9 @@ bool live_read(struct live_row *row, struct live_info *ret)
 
 static void string_write(const char *name, const char *text, FILE *f)
 {
-	fprintf(f, "\"%s\":\"", name);
-	for (; *text; text++) {
-		unsigned char c = (unsigned char)*text;
-
-		if (c < 0x20 || c >= 0x7f) /* cut or foreign bytes need not be UTF-8 */
-			fprintf(f, "\\u%04x", c);
-		else if (c == '"' || c == '\\')
-			fprintf(f, "\\%c", c);
-		else
-			fputc(c, f);
-	}
-	fputs("\",", f);
+	fprintf(f, "\"%s\":", name);
+	json_string_write(f, span_of_str(text));
+	fputc(',', f);
 }
 
 void live_write_json(struct live_table *table, uint64_t now_ns, bool *first, FILE *f)

@@ -268,6 +268,11 @@ uint64_t prefix_index_endpoint_pairs(const struct prefix_index *ix, uint16_t slo
 	return figure_read(&ix->slots[slot].count);
 }
 
+uint64_t prefix_index_endpoint_capacity(const struct prefix_index *ix, uint16_t slot)
+{
+	return figure_read(&ix->slots[slot].capacity);
+}
+
 void prefix_index_read_stats(const struct prefix_index *ix, struct prefix_index_stats *ret)
 {
 	memset(ret, 0, sizeof(*ret));

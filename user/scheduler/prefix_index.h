@@ -76,6 +76,8 @@ void prefix_index_tick(struct prefix_index *ix);
 
 /* Pairs of one endpoint; a snapshot of figures. Any thread. */
 uint64_t prefix_index_endpoint_pairs(const struct prefix_index *ix, uint16_t slot);
+/* Pairs that it may hold at most; 0: nothing was learned about it yet. */
+uint64_t prefix_index_endpoint_capacity(const struct prefix_index *ix, uint16_t slot);
 void prefix_index_read_stats(const struct prefix_index *ix, struct prefix_index_stats *ret);
 
 #endif

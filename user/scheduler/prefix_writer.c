@@ -457,7 +457,7 @@ static uint32_t chunk_apply(struct prefix_index *ix, const struct learn_ring *r,
 	*tail = first + count;
 	if (!slot_own(ix, slot, (uint32_t)(head1 >> 32)))
 		return count;
-	ix->slots[slot].capacity = capacity ? capacity : PREFIX_CAPACITY_DEFAULT;
+	figure_write(&ix->slots[slot].capacity, capacity ? capacity : PREFIX_CAPACITY_DEFAULT);
 	for (uint32_t i = 0; i < count; i++)
 		__builtin_prefetch(&ix->buckets[hash_home(ix, r->words[(first + i) % RING_WORDS])]);
 	for (uint32_t i = count; i-- > 0;)
