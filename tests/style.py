@@ -21,12 +21,13 @@ MAY_INCLUDE = {
     "include": set(),
     "bpf": {"sluice"},
     "user/base": {"sluice", "base"},
-    "user/scheduler": {"sluice", "base", "scheduler"},
-    "user/controlplane": {"sluice", "base", "controlplane"},
-    "user/dataplane": {"sluice", "base", "scheduler", "dataplane"},
+    "user/kv": {"sluice", "base", "kv"},
+    "user/scheduler": {"sluice", "base", "kv", "scheduler"},
+    "user/controlplane": {"sluice", "base", "kv", "controlplane"},
+    "user/dataplane": {"sluice", "base", "kv", "scheduler", "dataplane"},
 }
 # The read side of the endpoint store is in base/; these are the exceptions that were agreed.
-OURS = {"sluice", "base", "scheduler", "controlplane", "dataplane"}
+OURS = {"sluice", "base", "kv", "scheduler", "controlplane", "dataplane"}
 
 
 def sources():

@@ -73,6 +73,8 @@
 /* What engines say of their KV caches. */
 #define KV_MESSAGE_BYTES_MAX (16 << 20) /* skipped; kv_events_refused_total{reason="too-large"} */
 #define KV_EVENT_BLOCKS_MAX  65536	/* in one event: skipped; the same counter */
+#define VOCAB_TOKENS_MAX     (1 << 20)	/* ids of a tokenizer: a file beyond is refused, logged */
+#define VOCAB_FILE_BYTES_MAX (64 << 20) /* of a tokenizer.json: refused, logged */
 #define KV_EVENT_TOKENS_MAX  (1 << 20)	/* in one event: skipped; the same counter */
 
 /* Seen from outside. */
