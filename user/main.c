@@ -191,29 +191,32 @@ static int admin_drain(void *arg, const char *name, bool draining)
 	return draining ? store_drain(a->store, name) : store_undrain(a->store, name);
 }
 
+static void ages_write(struct agent *a, FILE *f)
+{
+	uint64_t ages[LIVE_AGES] = {0};
+
+	for (unsigned int i = 0; a->ready && i < a->worker_count; i++)
+		live_count_ages(&a->workers[i].running, clock_mono_ns(), ages);
+	fputs("# HELP sluice_requests_running Requests not finished, by age\n"
+	      "# TYPE sluice_requests_running gauge\n",
+	      f);
+	for (unsigned int i = 0; i < LIVE_AGES; i++)
+		fprintf(f, "sluice_requests_running{age=\"%s%us\"} %llu\n",
+			i < LIVE_AGES - 1 ? "under " : "over ",
+			live_age_limits_s[i < LIVE_AGES - 1 ? i : i - 1],
+			(unsigned long long)ages[i]);
+}
+
 static void admin_metrics(void *arg, FILE *f)
 {
 	struct agent *a = arg;
-	struct prefix_index_stats stats;
 
-	prefix_index_read_stats(a->index, &stats);
+	ages_write(a, f);
+	prefix_index_write_metrics(a->index, a->cfg.llm_d_metrics, f);
 	fprintf(f,
-		"# HELP sluice_affinity_pairs Block and endpoint pairs in the prefix index\n"
-		"# TYPE sluice_affinity_pairs gauge\nsluice_affinity_pairs %llu\n"
-		"# HELP sluice_affinity_pairs_max Pairs that the prefix index has room for\n"
-		"# TYPE sluice_affinity_pairs_max gauge\nsluice_affinity_pairs_max %llu\n"
-		"# HELP sluice_affinity_evicted_total Pairs dropped as least recently used\n"
-		"# TYPE sluice_affinity_evicted_total counter\n"
-		"sluice_affinity_evicted_total %llu\n"
-		"# HELP sluice_affinity_dropped_total Blocks not learned: a ring was full\n"
-		"# TYPE sluice_affinity_dropped_total counter\n"
-		"sluice_affinity_dropped_total %llu\n"
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
 		"# TYPE sluice_buffered_bytes gauge\nsluice_buffered_bytes %llu\n",
-		(unsigned long long)stats.pairs, (unsigned long long)stats.pairs_max,
-		(unsigned long long)stats.evicted, (unsigned long long)stats.dropped_blocks,
 		(unsigned long long)a->budget.used);
-	guard_write_metrics(a->guard, f);
 }
 
 static int admin_init(struct agent *a)

@@ -39,6 +39,11 @@ struct metric_shard *metric_shard(void)
 	return own_shard;
 }
 
+struct metric_shard *metric_shards(void)
+{
+	return atomic_load(&shards);
+}
+
 void metric_observe_us(enum metric_histogram id, uint64_t us)
 {
 	unsigned int i = us <= 1 ? 0 : 64 - (unsigned int)__builtin_clzll(us - 1);

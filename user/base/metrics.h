@@ -9,6 +9,10 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stddef.h>
+#include <stdio.h>
+
+#include "base/model_metrics.h"
+#include "sluice/limits.h"
 
 /* COUNTER(id, "name_total", "label=\"value\"" or "", "help") and HISTOGRAM(id, "name_seconds", …).
  */
@@ -39,10 +43,13 @@ struct metric_shard {
 		_Atomic uint64_t sum_us;
 	} histograms[METRIC_HISTOGRAMS];
 	struct metric_shard *next;
+	struct model_row models[LABEL_VALUES_MAX]; /* pages are touched on demand */
 };
 
 /* The calling thread's shard; made and registered at its first use. Kept until exit. */
 struct metric_shard *metric_shard(void);
+/* The list of all shards, for sums. */
+struct metric_shard *metric_shards(void);
 
 static inline void metric_add(enum metric_counter id, uint64_t n)
 {
@@ -61,7 +68,6 @@ void metric_observe_us(enum metric_histogram id, uint64_t us);
 uint64_t metric_total(enum metric_counter id);
 
 /* Appends the Prometheus text of all tabled metrics to f, names prefixed by "sluice_". */
-#include <stdio.h>
 void metrics_write(FILE *f);
 /* One histogram under another name: prefix and name together, with HELP and TYPE. */
 void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix, const char *name,

@@ -110,6 +110,10 @@ HISTOGRAM(PICK, "pick_seconds", "", "Time of one scheduling decision")
 COUNTER(ENDPOINTS_REFUSED, "endpoints_refused_total", "", "Endpoints beyond ENDPOINTS_MAX")
 COUNTER(MODELS_REFUSED, "models_refused_total", "", "Models and adapters beyond MODELS_MAX")
 COUNTER(ENDPOINT_RESTARTS, "endpoint_restarts_total", "", "Engines seen to have restarted")
+COUNTER(LABEL_VALUES_CAPPED, "label_values_capped_total", "",
+	"Requests counted under \"other\": too many models")
+COUNTER(PICKED, "picks_total", "result=\"picked\"", "Scheduling decisions")
+COUNTER(PICK_FAILED, "picks_total", "result=\"nobody\"", "Scheduling decisions")
 COUNTER(SNAPSHOTS, "snapshots_total", "", "Endpoint snapshots published")
 COUNTER(BREAKER_OPENED, "breaker_opened_total", "", "Times that an endpoint's circuit opened")
 COUNTER(SOURCE_REFUSED, "endpoints_file_refused_total", "",

@@ -200,15 +200,12 @@ static void average_write(FILE *f, const struct config *cfg, const struct endpoi
 static void llm_d_pool_write(FILE *f, const struct config *cfg,
 			     const struct endpoint_snapshot *snap, uint64_t now_ns)
 {
-	double ready = 0, running = 0;
+	double ready = 0;
 
-	for (uint32_t i = 0; i < snap->view_count; i++) {
+	for (uint32_t i = 0; i < snap->view_count; i++)
 		ready += health_may_pick(snap->views[i]);
-		running += gauge_read(snap->views[i], GAUGE_INFLIGHT);
-	}
 	one_write(f, "llm_d_epp_", "ready_endpoints", "gauge", "Endpoints that take requests",
 		  ready);
-	one_write(f, "llm_d_epp_", "request_running", "gauge", "Requests not finished", running);
 	average_write(f, cfg, snap, GAUGE_KV, "kv_cache_utilization", "KV cache in use", now_ns);
 	average_write(f, cfg, snap, GAUGE_WAITING, "queue_size", "Requests waiting", now_ns);
 	average_write(f, cfg, snap, GAUGE_RUNNING, "running_requests", "Requests running", now_ns);
@@ -225,22 +222,16 @@ static void llm_d_pool_write(FILE *f, const struct config *cfg,
 static void llm_d_write(FILE *f, const struct config *cfg, const struct endpoint_snapshot *snap,
 			uint64_t now_ns)
 {
-	static const struct {
-		const char *name, *help;
-		enum metric_histogram id;
-	} histograms[] = {
-		{"request_ttft_seconds", "Time to the first token", H_TTFT},
-		{"request_duration_seconds", "Whole requests", H_E2E},
-		{"scheduler_e2e_duration_seconds", "One scheduling decision", H_PICK},
-	};
-
 	if (snap)
 		llm_d_pool_write(f, cfg, snap, now_ns);
-	one_write(f, "llm_d_epp_", "request_total", "counter", "Requests read",
-		  (double)metric_total(M_REQUESTS));
-	for (unsigned int i = 0; i < sizeof(histograms) / sizeof(histograms[0]); i++)
-		metric_histogram_write(f, histograms[i].id, "llm_d_epp_", histograms[i].name,
-				       histograms[i].help);
+	head_write(f, "llm_d_epp_", "scheduler_attempts_total", "counter", "Scheduling decisions");
+	fprintf(f,
+		"llm_d_epp_scheduler_attempts_total{status=\"success\"} %llu\n"
+		"llm_d_epp_scheduler_attempts_total{status=\"failure\"} %llu\n",
+		(unsigned long long)metric_total(M_PICKED),
+		(unsigned long long)metric_total(M_PICK_FAILED));
+	metric_histogram_write(f, H_PICK, "llm_d_epp_", "scheduler_e2e_duration_seconds",
+			       "One scheduling decision");
 	head_write(f, "llm_d_epp_", "info", "gauge", "Build of the endpoint picker");
 	fprintf(f, "llm_d_epp_info{build_ref=\"sluice-%s\"} 1\n", SLUICE_VERSION);
 }
@@ -302,6 +293,7 @@ void exporter_write(FILE *f, const struct config *cfg, const struct endpoint_sna
 			gauge_write(f, cfg, snap, (enum gauge_id)i, now_ns);
 	}
 	process_write(f);
+	model_metrics_write(f, cfg->llm_d_metrics);
 	if (cfg->llm_d_metrics)
 		llm_d_write(f, cfg, snap, now_ns);
 }

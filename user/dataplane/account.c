@@ -1,12 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stage 10: what a request was, once, when it ends: metrics and the access log. */
+/* Stage 10: what a request was, told by its end: metrics and the access log. */
+#include <string.h>
+
 #include "base/clock.h"
 #include "dataplane/request.h"
 
-static void count(const struct request *req, uint64_t now)
+static uint64_t span_us(uint64_t from, uint64_t to)
 {
-	const struct usage *u = &req->sse.usage;
+	return from && to > from ? (to - from) / NS_PER_US : 0;
+}
 
+void account_begin(struct request *req)
+{
+	struct span model = span_of_str(req->says.model);
+
+	req->figures = model_row(model, model);
+	model_count(req->figures, MODEL_STARTED, 1);
+}
+
+void account_progress(struct request *req, uint64_t now_ns)
+{
+	uint64_t before_ns = req->last_ns;
+
+	req->progress_ns = req->last_ns = now_ns;
+	if (req->first_ns) {
+		/* what ends a stream (usage, [DONE]) is no token */
+		if (req->is_sse && req->figures && !req->sse.usage.known && !req->sse.done)
+			model_observe(req->figures, MODEL_ITL, span_us(before_ns, now_ns));
+	} else if (req->sse.content) {
+		req->first_ns = now_ns;
+		scheduler_first_token(&req->pick);
+		metric_observe_us(H_TTFT, span_us(req->begin_ns, now_ns));
+		if (req->figures)
+			model_observe(req->figures, MODEL_TTFT, span_us(req->begin_ns, now_ns));
+	}
+}
+
+static void count_status(const struct request *req)
+{
 	switch (req->status / 100) {
 	case 2:
 		metric_inc(M_RESPONSES_2XX);
@@ -20,17 +51,76 @@ static void count(const struct request *req, uint64_t now)
 	default:
 		metric_inc(M_RESPONSES_OTHER);
 	}
-	if (u->known) {
-		metric_add(M_PROMPT_TOKENS, u->prompt_tokens);
-		metric_add(M_CACHED_TOKENS, u->cached_tokens);
-		metric_add(M_COMPLETION_TOKENS, u->completion_tokens);
-	}
-	metric_observe_us(H_E2E, (now - req->begin_ns) / NS_PER_US);
 }
 
-static uint64_t span_us(uint64_t from, uint64_t to)
+static void count_usage(const struct request *req, uint64_t total_us)
 {
-	return from && to > from ? (to - from) / NS_PER_US : 0;
+	const struct usage *u = &req->sse.usage;
+	struct model_row *row = req->figures;
+
+	metric_add(M_PROMPT_TOKENS, u->prompt_tokens);
+	metric_add(M_CACHED_TOKENS, u->cached_tokens);
+	metric_add(M_COMPLETION_TOKENS, u->completion_tokens);
+	if (!row)
+		return;
+	model_count(row, MODEL_PROMPT_TOKENS, u->prompt_tokens);
+	model_count(row, MODEL_CACHED_TOKENS, u->cached_tokens);
+	model_count(row, MODEL_COMPLETION_TOKENS, u->completion_tokens);
+	model_observe(row, MODEL_INPUT_TOKENS, u->prompt_tokens);
+	model_observe(row, MODEL_REQUEST_CACHED_TOKENS, u->cached_tokens);
+	model_observe(row, MODEL_OUTPUT_TOKENS, u->completion_tokens);
+	if (u->completion_tokens)
+		model_observe(row, MODEL_NTPOT, total_us / u->completion_tokens);
+	if (req->is_sse && u->completion_tokens > 1)
+		model_observe(row, MODEL_TPOT,
+			      span_us(req->first_ns, req->last_ns) / (u->completion_tokens - 1));
+}
+
+static enum model_counter error_code(const struct request *req)
+{
+	if (!req->status || (req->error && strcmp(req->error, "client left") == 0))
+		return MODEL_ERROR_CLIENT_LEFT;
+	if (req->status < 400) /* it began well */
+		return MODEL_ERROR_ENGINE;
+	if (req->status == 429)
+		return MODEL_ERROR_EXHAUSTED;
+	if (req->status < 500)
+		return MODEL_ERROR_BAD_REQUEST;
+	if (req->status == 503)
+		return MODEL_ERROR_UNAVAILABLE;
+	return req->error ? MODEL_ERROR_INTERNAL : MODEL_ERROR_ENGINE;
+}
+
+static void count_model(const struct request *req, uint64_t total_us)
+{
+	struct model_row *row = req->figures;
+	const struct sched_pick *pick = &req->pick;
+
+	model_count(row, MODEL_ENDED, 1);
+	if (req->status >= 400 || req->error)
+		model_count(row, error_code(req), 1);
+	model_observe(row, MODEL_DURATION, total_us);
+	model_observe(row, MODEL_REQUEST_BYTES, req->body_bytes);
+	model_observe(row, MODEL_RESPONSE_BYTES, req->bytes_out);
+	if (!pick->total_blocks)
+		return;
+	model_count(row, MODEL_LOOKUPS, 1);
+	model_count(row, MODEL_LOOKUP_HITS, pick->hit_blocks > 0);
+	model_observe(row, MODEL_HIT_PERCENT, 100ULL * pick->hit_blocks / pick->total_blocks);
+	model_observe(row, MODEL_HIT_BYTES,
+		      pick->hit_blocks * req->worker->cfg->prompt_block_bytes);
+}
+
+static void count(const struct request *req, uint64_t now)
+{
+	uint64_t total_us = span_us(req->begin_ns, now);
+
+	count_status(req);
+	if (req->sse.usage.known)
+		count_usage(req, total_us);
+	if (req->figures)
+		count_model(req, total_us);
+	metric_observe_us(H_E2E, total_us);
 }
 
 void account_request(struct request *req)

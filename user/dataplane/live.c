@@ -61,6 +61,23 @@ bool live_read(struct live_row *row, struct live_info *ret)
 	return ret->begin_ns != 0;
 }
 
+const unsigned int live_age_limits_s[LIVE_AGES - 1] = {1, 10, 60};
+
+void live_count_ages(struct live_table *table, uint64_t now_ns, uint64_t ret[LIVE_AGES])
+{
+	for (uint32_t i = 0; i < LIVE_ROWS_MAX; i++) {
+		struct live_info info;
+		unsigned int k = 0;
+
+		if (!live_read(&table->rows[i], &info))
+			continue;
+		while (k < LIVE_AGES - 1 &&
+		       now_ns > info.begin_ns + live_age_limits_s[k] * NS_PER_S)
+			k++;
+		ret[k]++;
+	}
+}
+
 static void string_write(const char *name, const char *text, FILE *f)
 {
 	fprintf(f, "\"%s\":", name);

@@ -42,6 +42,10 @@ void live_release(struct live_row *row);
 /* False if the row is empty or in motion. Any thread. */
 bool live_read(struct live_row *row, struct live_info *ret);
 /* Writes the rows as JSON objects, each after a comma but the first (*first). Any thread. */
+/* Adds the running requests by age: ret[i] are younger than live_age_limits_s[i], the rest last. */
+#define LIVE_AGES 4
+extern const unsigned int live_age_limits_s[LIVE_AGES - 1];
+void live_count_ages(struct live_table *table, uint64_t now_ns, uint64_t ret[LIVE_AGES]);
 void live_write_json(struct live_table *table, uint64_t now_ns, bool *first, FILE *f);
 
 #endif

@@ -120,12 +120,7 @@ static void payload_seen(struct request *req, struct span data)
 	else
 		sse_json_feed(&req->sse, data.ptr, data.len);
 	if (!req->is_sse || req->sse.events != before)
-		req->progress_ns = req->last_ns = clock_mono_ns();
-	if (req->sse.content && !req->first_ns) {
-		req->first_ns = req->last_ns;
-		scheduler_first_token(&req->pick);
-		metric_observe_us(H_TTFT, (req->first_ns - req->begin_ns) / NS_PER_US);
-	}
+		account_progress(req, clock_mono_ns());
 }
 
 /* Observes body bytes [from, end) of b. Returns the end of what belongs to the answer; with

@@ -213,6 +213,7 @@ static void request_pick(struct request *req)
 		sched_request_fill(req, model, &sr);
 		err = scheduler_pick(w->sched, w->snapshot, &sr, &req->pick);
 	}
+	metric_inc(err ? M_PICK_FAILED : M_PICKED);
 	if (err) {
 		pick_failed(req, err);
 		return;
@@ -221,7 +222,8 @@ static void request_pick(struct request *req)
 	endpoint_get(req->pick.endpoint);
 	scheduler_learn(w->sched, &req->pick);
 	metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
-	req->attempts++;
+	if (!req->attempts++)
+		account_begin(req);
 	request_show(req, "forwarding");
 	forward_start(req);
 }

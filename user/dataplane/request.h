@@ -43,7 +43,8 @@ struct request {
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
 
-	struct live_row *row; /* what others see of it */
+	struct live_row *row;	   /* what others see of it */
+	struct model_row *figures; /* of its model; NULL: never sent to an endpoint */
 	struct sse sse;
 	bool is_sse;
 	int status;	   /* sent to the client */
@@ -101,7 +102,9 @@ unsigned int segments_fill(const struct request *req, uint64_t from, struct iove
 /* Scheduler pieces of the prompt; returns how many. */
 uint32_t segments_pieces(const struct request *req, struct sched_piece *pieces, uint32_t max);
 
-/* account.c */
+/* account.c: the first pick, the first content and what came after, the end. */
+void account_begin(struct request *req);
+void account_progress(struct request *req, uint64_t now_ns);
 void account_request(struct request *req);
 
 /* forward.c: sends the request to req->pick.endpoint. */

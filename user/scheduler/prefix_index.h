@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "sluice/abi.h"
 #include "sluice/limits.h"
@@ -78,6 +79,8 @@ void prefix_index_tick(struct prefix_index *ix);
 uint64_t prefix_index_endpoint_pairs(const struct prefix_index *ix, uint16_t slot);
 /* Pairs that it may hold at most; 0: nothing was learned about it yet. */
 uint64_t prefix_index_endpoint_capacity(const struct prefix_index *ix, uint16_t slot);
+/* Appends the index's figures in Prometheus text. */
+void prefix_index_write_metrics(const struct prefix_index *ix, bool llm_d, FILE *f);
 void prefix_index_read_stats(const struct prefix_index *ix, struct prefix_index_stats *ret);
 
 #endif
