@@ -58,11 +58,11 @@
 #define PD_PREFILL_TRIES    2	      /* prefill pods tried for one request; then decode alone */
 
 /* Choosing. */
-#define PROMPT_BLOCKS_MAX  2048		/* longer prompts match by their first blocks only */
-#define PROMPT_BLOCK_BYTES 256		/* 64 tokens of 4 bytes: the default stretch of a block */
-#define AFFINITY_BYTES_MAX (256L << 20) /* the kv_affinity map; the oldest blocks go */
-#define DECISIONS_MAX	   65536	/* kept for `sluicectl why`; the oldest is overwritten */
-#define PLUGINS_MAX	   32		/* in one profile; a configuration error */
+#define PROMPT_BLOCKS_MAX  2048	       /* longer prompts match by their first blocks only */
+#define PROMPT_BLOCK_BYTES 256	       /* 64 tokens of 4 bytes: the default stretch of a block */
+#define AFFINITY_BYTES_MAX (64L << 20) /* the kv_affinity map; the oldest blocks go */
+#define DECISIONS_MAX	   65536       /* kept for `sluicectl why`; the oldest is overwritten */
+#define PLUGINS_MAX	   32	       /* in one profile; a configuration error */
 
 /* The guard (XDP). */
 #define GUARD_PREFIXES_MAX 65536 /* in the deny list; one more is refused by sluicectl guard */

@@ -12,7 +12,7 @@
 #include <xxhash.h>
 
 struct hasher {
-	uint64_t chain, *out;
+	uint64_t chain, group, *out;
 	uint32_t count, max, block_bytes, fill;
 	char gather[PREFIX_BLOCK_BYTES_MAX];
 };
@@ -20,7 +20,9 @@ struct hasher {
 static void hasher_block(struct hasher *h, const char *bytes, size_t len)
 {
 	h->chain = prefix_mix(h->chain, XXH3_64bits(bytes, len));
-	h->out[h->count++] = h->chain;
+	if (h->count % PREFIX_GROUP_BLOCKS == 0)
+		h->group = h->chain;
+	h->out[h->count++] = prefix_grouped(h->group, h->chain);
 }
 
 static void hasher_add(struct hasher *h, const char *bytes, size_t len)

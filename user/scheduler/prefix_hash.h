@@ -12,6 +12,14 @@
 
 #define PREFIX_BLOCK_BYTES_MAX 4096
 
+/*
+ * The high bits of a hash choose the region of the index, the low ones tell blocks apart. Blocks
+ * that follow each other share the high bits: they are learned, matched and evicted together, and
+ * so they lie in one kilobyte and cost one page walk.
+ */
+#define PREFIX_GROUP_BLOCKS 8
+#define PREFIX_GROUP_BITS   20
+
 /* Mixes two 64-bit values; the same on every machine. */
 static inline uint64_t prefix_mix(uint64_t a, uint64_t b)
 {
@@ -22,6 +30,13 @@ static inline uint64_t prefix_mix(uint64_t a, uint64_t b)
 	x ^= x >> 32;
 	x *= 0xd6e8feb86659fd93ULL;
 	return x ^ (x >> 32);
+}
+
+static inline uint64_t prefix_grouped(uint64_t group, uint64_t chain)
+{
+	const uint64_t own = ~0ULL >> PREFIX_GROUP_BITS;
+
+	return (group & ~own) | (chain & own);
 }
 
 /*

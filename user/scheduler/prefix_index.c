@@ -27,6 +27,16 @@ static void wides_init(struct prefix_index *ix)
 		ix->wides[i].marker = i + 1 < ix->wide_max ? i + 2 : 0;
 }
 
+/* All of the buckets but a few that make no whole window. */
+static void windows_init(struct prefix_index *ix, uint64_t buckets)
+{
+	ix->window_buckets = buckets >> PREFIX_GROUP_BITS;
+	if (ix->window_buckets < WINDOW_BUCKETS_MIN)
+		ix->window_buckets = WINDOW_BUCKETS_MIN;
+	ix->window_count = buckets / ix->window_buckets;
+	ix->bucket_count = ix->window_count * ix->window_buckets;
+}
+
 int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefix_index **ret)
 {
 	struct prefix_index *ix;
@@ -37,7 +47,7 @@ int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefi
 	if (!ix)
 		return -ENOMEM;
 	ix->workers = workers;
-	ix->bucket_count = bytes / sizeof(*ix->buckets);
+	windows_init(ix, bytes / sizeof(*ix->buckets));
 	ix->pairs_max = ix->bucket_count * SLUICE_AFFINITY_PAIRS * FILL_LIMIT_PERCENT / 100;
 	ix->wide_max = (uint32_t)(bytes / WIDE_EVERY_BYTES);
 	ix->bytes = bytes + ix->wide_max * sizeof(*ix->wides) + sizeof(*ix) +

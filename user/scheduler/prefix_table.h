@@ -30,7 +30,7 @@
 #define key_tag(key)   ((key) >> 27)
 #define key_slot(key)  ((uint32_t)((key) >> 16) & 1023)
 #define key_epoch(key) ((uint16_t)(key))
-#define hash_tag(hash) ((hash) & ((1ULL << 37) - 1))
+#define hash_tag(hash) ((hash) & ((1ULL << TAG_BITS) - 1))
 
 /* A block with many holders: one bit per endpoint. hash 0: free. */
 struct wide {
@@ -63,7 +63,8 @@ struct learn_ring {
 
 struct prefix_index {
 	struct sluice_affinity_bucket *buckets;
-	uint64_t bucket_count, pairs_max, bytes, mapped_bytes;
+	uint64_t bucket_count, window_count, window_buckets;
+	uint64_t pairs_max, bytes, mapped_bytes;
 	struct wide *wides;
 	uint32_t wide_max, workers;
 	struct learn_ring *rings;
@@ -80,9 +81,20 @@ struct prefix_index {
 	uint64_t pairs, wide_used, inserted, refreshed, evicted, forgotten, refused;
 };
 
+/*
+ * The table is windows of 16 buckets (more in a huge one), 1 KB each. The hash's high bits, which
+ * neighbouring blocks share, choose the window; bits above the tag choose the bucket in it.
+ */
+#define WINDOW_BUCKETS_MIN 16
+#define WINDOW_BITS	   7 /* of the hash, for the bucket in its window */
+#define TAG_BITS	   37
+
 static inline uint64_t hash_home(const struct prefix_index *ix, uint64_t hash)
 {
-	return (uint64_t)(((unsigned __int128)hash * ix->bucket_count) >> 64);
+	uint64_t window = (hash >> (64 - PREFIX_GROUP_BITS)) * ix->window_count;
+	uint64_t inside = (hash >> TAG_BITS & ((1u << WINDOW_BITS) - 1)) * ix->window_buckets;
+
+	return (window >> PREFIX_GROUP_BITS) * ix->window_buckets + (inside >> WINDOW_BITS);
 }
 
 /*
