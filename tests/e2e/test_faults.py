@@ -6,7 +6,7 @@ import re
 import socket
 
 import replay
-from harness import Gateway, chat, eventually, free_port, main, post, raw
+from harness import Gateway, chat, eventually, free_port, get, main, post, raw
 from replay import Replay, fixture, payload, split_head
 
 PATH = "/v1/chat/completions"
@@ -41,6 +41,10 @@ def among_eight(act, requests=64, flags=()):
             want = WANT_STREAM if stream else WANT
             return (got.status == 200 and got.complete and got.body == want,
                     got.status, got.body[:200])
+        if bad:  # an engine of unknown load is picked last
+            eventually("its load is known", lambda: all(
+                e["load_age_ms"] is not None
+                for e in get(gw.admin, "/state/endpoints").json()["endpoints"]))
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             failed = [r for r in pool.map(one, range(requests)) if not r[0]]
         assert not failed, (len(failed), failed[:3])

@@ -32,6 +32,7 @@ struct config {
 	uint64_t stall_timeout_ms, drain_timeout_ms, relay_bytes_max;
 	uint64_t retries_max, retry_budget_percent;
 	uint64_t scrape_interval_ms, load_stale_ms, models_interval_ms, probe_interval_ms;
+	uint64_t resolve_interval_ms;
 	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;
 	double weight_queue, weight_kv, weight_prefix; /* the default profile */
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */

@@ -30,7 +30,6 @@
 #include "controlplane/poller.h"
 #include "controlplane/resolver.h"
 
-#define RESOLVE_INTERVAL_MS   30000
 #define RESOLVE_AGAIN_MS      5000 /* while a name has no address at all */
 #define FILE_LOOK_INTERVAL_MS 2000 /* beside inotify, which does not see through every symlink */
 #define HOUSEKEEP_INTERVAL_MS 100
@@ -231,12 +230,14 @@ static void pollers_sync(struct control *c, uint64_t now_ns)
 	c->snap = snap;
 }
 
-static uint64_t resolve_interval_ms(const struct origin_list *list)
+static uint64_t resolve_interval_ms(const struct control *c, const struct origin_list *list)
 {
+	uint64_t ms = c->config->resolve_interval_ms;
+
 	for (unsigned int i = 0; i < list->count; i++)
 		if (list->items[i].addr_count == 0)
-			return RESOLVE_AGAIN_MS;
-	return RESOLVE_INTERVAL_MS;
+			return ms < RESOLVE_AGAIN_MS ? ms : RESOLVE_AGAIN_MS;
+	return ms;
 }
 
 /* All that goes by the clock. Returns when the next of it is due. */
@@ -250,7 +251,7 @@ static uint64_t loop_tick(struct control *c, uint64_t now_ns)
 	}
 	if (now_ns >= c->resolve_at_ns) {
 		resolver_ask(c->resolver, &c->flags);
-		c->resolve_at_ns = now_ns + resolve_interval_ms(&c->flags) * NS_PER_MS;
+		c->resolve_at_ns = now_ns + resolve_interval_ms(c, &c->flags) * NS_PER_MS;
 	}
 	if (now_ns >= c->look_at_ns) {
 		file_look(c, false);

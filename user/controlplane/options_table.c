@@ -66,6 +66,8 @@ const struct option_row option_rows[] = {
 	  .help = "how often an engine's /metrics is read" },
 	{ TIME("load-stale", load_stale_ms, LOAD_STALE_MS, 10),
 	  .help = "older load figures count as unknown" },
+	{ TIME("resolve-interval", resolve_interval_ms, 30000, 100),
+	  .help = "how often host names of engines are resolved again" },
 	{ TIME("models-interval", models_interval_ms, 10000, 100),
 	  .help = "how often an engine's models are listed" },
 	{ TIME("probe-interval", probe_interval_ms, 1000, 10),
