@@ -21,7 +21,7 @@ static void fail(struct upstream *up, int err, bool connecting)
 			      .cause = "the connection was lost"};
 
 	if (connecting && err == -ETIMEDOUT) {
-		why = (struct failure){504, "connecting timed out", HEALTH_TIMEOUT, true, false};
+		why = (struct failure){504, "connecting timed out", HEALTH_TIMEOUT, true, false, 0};
 	} else if (connecting) {
 		why.health = HEALTH_REFUSED;
 		why.cause = "the connection was refused";
@@ -85,7 +85,7 @@ static void send_begin(struct upstream *up)
 		n = head_write_request(req, up->endpoint, up->head->data, up->head->size);
 	if (n < 0) {
 		request_attempt_failed(req, (struct failure){503, "no memory for its head",
-							     HEALTH_CLIENT_ERROR, false, false});
+							     HEALTH_CLIENT_ERROR, false, false, 0});
 		return;
 	}
 	up->head->end = (uint32_t)n;
@@ -140,7 +140,7 @@ void forward_start(struct request *req)
 	up = upstream_open(w, ep);
 	if (!up) {
 		request_attempt_failed(req, (struct failure){503, "the gateway has no socket left",
-							     HEALTH_CLIENT_ERROR, false, false});
+							     HEALTH_CLIENT_ERROR, false, false, 0});
 		return;
 	}
 	attempt_attach(req, up);

@@ -29,7 +29,8 @@ static void relay_recv(struct upstream *up)
 		return;
 	if (up->in && !block_room(up->in) && block_grow(&up->worker->blocks, &up->in)) {
 		request_attempt_failed(up->req, (struct failure){502, "its head is too large",
-								 HEALTH_SERVER_ERROR, true, false});
+								 HEALTH_SERVER_ERROR, true, false,
+								 M_RETRY_BAD_HEAD});
 		return;
 	}
 	if (up->in)
@@ -255,7 +256,7 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	if (n < 0) {
 		block_free(&up->worker->blocks, ours);
 		request_attempt_failed(req, (struct failure){502, "its head is too large",
-							     HEALTH_SERVER_ERROR, false, false});
+							     HEALTH_SERVER_ERROR, false, false, 0});
 		return;
 	}
 	c->close |= !keep;
@@ -361,14 +362,15 @@ static void answer_bytes(struct upstream *up)
 	}
 	if (n < 0) {
 		request_attempt_failed(req, (struct failure){502, "its answer is malformed",
-							     HEALTH_SERVER_ERROR, true, false});
+							     HEALTH_SERVER_ERROR, true, false,
+							     M_RETRY_BAD_HEAD});
 		return;
 	}
 	n += up->in->start;
 	answer_framing(up, &head);
 	if (status_fails(up) && request_may_retry(req)) {
 		request_attempt_failed(req, (struct failure){up->status, "it answered 5xx",
-							     HEALTH_SERVER_ERROR, true, false});
+							     HEALTH_SERVER_ERROR, true, false, 0});
 		return;
 	}
 	if (req->is_sse && first_event_awaited(up, (uint32_t)n)) {
@@ -376,9 +378,9 @@ static void answer_bytes(struct upstream *up)
 		return;
 	}
 	if (req->is_sse && req->sse.first_is_error && request_may_retry(req)) {
-		metric_inc(M_RETRY_FIRST_EVENT);
 		request_attempt_failed(req, (struct failure){502, "its first event is an error",
-							     HEALTH_SERVER_ERROR, true, false});
+							     HEALTH_SERVER_ERROR, true, false,
+							     M_RETRY_FIRST_EVENT});
 		return;
 	}
 	relay_commit(up, &head, (uint32_t)n);
@@ -444,7 +446,7 @@ static void watch(struct timer *t)
 	if (!up->head_done && req->sent_ns && cfg->response_timeout_ms &&
 	    (now - req->sent_ns) / NS_PER_MS >= cfg->response_timeout_ms) {
 		request_attempt_failed(req, (struct failure){504, "no answer in time",
-							     HEALTH_TIMEOUT, true, false});
+							     HEALTH_TIMEOUT, true, false, 0});
 		return;
 	}
 	timer_set(&up->worker->timers, t, WATCH_MS);

@@ -120,6 +120,10 @@ bool request_may_retry(struct request *req)
 
 static void retry_count(const struct failure *why)
 {
+	if (why->counter) {
+		metric_inc((enum metric_counter)why->counter);
+		return;
+	}
 	switch (why->health) {
 	case HEALTH_REFUSED:
 		metric_inc(M_RETRY_CONNECT);

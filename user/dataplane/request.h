@@ -65,6 +65,7 @@ struct failure {
 	int health;	    /* enum health_outcome */
 	bool retry;	    /* another endpoint may do better */
 	bool same_endpoint; /* a stale kept connection: again, at no cost */
+	int counter;	    /* of the retry; 0: by health */
 };
 /* Would another attempt be allowed? Takes a share of the retry budget if so. */
 bool request_may_retry(struct request *req);
