@@ -19,6 +19,7 @@
 #include "controlplane/options.h"
 #include "controlplane/store.h"
 #include "dataplane/live.h"
+#include "dataplane/disagg/disagg.h"
 #include "dataplane/worker.h"
 #include "scheduler/decisions.h"
 #include "scheduler/prefix_index.h"
@@ -56,8 +57,14 @@ static int knowledge_init(struct agent *a)
 	char *error = NULL;
 	size_t affinity_bytes;
 	void *affinity;
-	int err = bpf_sync_new(&a->cfg, &a->maps);
+	char why[160];
+	int err = disagg_check(&a->cfg, why, sizeof(why));
 
+	if (err) {
+		log_error("%s", why);
+		return err;
+	}
+	err = bpf_sync_new(&a->cfg, &a->maps);
 	if (err)
 		return err;
 	affinity = bpf_sync_affinity(a->maps, &affinity_bytes);

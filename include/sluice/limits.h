@@ -55,7 +55,14 @@
 
 /* Prefill and decode apart. */
 #define PD_ANSWER_BYTES_MAX (1 << 20) /* a prefill's answer: given up; pd_leg_failures_total */
-#define PD_PREFILL_TRIES    2	      /* prefill pods tried for one request; then decode alone */
+#define PD_UNCACHED_MIN	    512 /* tokens: fewer are not worth a second leg (--pd-decider prefix) */
+#define PD_PREFILL_MS	    60000 /* a prefill leg: given up; pd_leg_failures_total{cause="timeout"} */
+#define PD_DECODE_HEAD_MS   600000  /* a decode leg without an event: another way; the same */
+#define PD_DECODE_MS	    3600000 /* a decode leg as a whole: cut; the same */
+#define PD_LEAVE_MS	    1000    /* a prefill that was left may still answer so long */
+#define PD_RELEASE_MS	    30000   /* a release of blocks: given up; pd_releases_total */
+#define PD_RELEASE_SURE_MS  100	    /* a decode sent later than this has its blocks for sure */
+#define PD_PREFILL_TRIES    2	    /* prefill pods tried for one request; then decode alone */
 
 /* Choosing. */
 #define PROMPT_BLOCKS_MAX  2048	       /* longer prompts match by their first blocks only */

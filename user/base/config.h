@@ -31,6 +31,10 @@ struct config {
 	uint64_t response_timeout_ms; /* endpoint's head; 0 none */
 	uint64_t stall_timeout_ms, drain_timeout_ms, relay_bytes_max;
 	uint64_t retries_max, retry_budget_percent;
+	char *pd, *pd_decider; /* NULL: "auto", "sluice" */
+	bool pd_fallback;
+	uint64_t pd_uncached_min; /* tokens, of the prefix decider */
+	uint64_t pd_prefill_head_ms, pd_prefill_ms, pd_decode_head_ms, pd_decode_ms;
 	uint64_t scrape_interval_ms, load_stale_ms, models_interval_ms, probe_interval_ms;
 	uint64_t resolve_interval_ms;
 	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;

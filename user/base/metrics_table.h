@@ -131,3 +131,100 @@ COUNTER(PROBES_FAILED, "probes_failed_total", "", "Probes refused, timed out or 
 COUNTER(MODELS_FAILED, "models_failed_total", "", "Answers to /v1/models that could not be used")
 COUNTER(AFFINITY_REFUSED, "affinity_refused_total", "",
 	"Blocks not learned: no room near their place")
+COUNTER(PD_DECISION_ALWAYS, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"always\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_UNCACHED, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"uncached\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_MEDIA, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"media\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_GAIN, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"gain\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_NEVER, "disagg_decision_total", "kind=\"decode-only\",reason=\"never\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_CACHED, "disagg_decision_total", "kind=\"decode-only\",reason=\"cached\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_SHORT, "disagg_decision_total", "kind=\"decode-only\",reason=\"short\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_NO_MEDIA, "disagg_decision_total", "kind=\"decode-only\",reason=\"no-media\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_NO_GAIN, "disagg_decision_total", "kind=\"decode-only\",reason=\"no-gain\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_DECISION_NO_PREFILL, "disagg_decision_total", "kind=\"decode-only\",reason=\"no-prefill-pod\"",
+	"Requests asked of the decider, by its answer")
+COUNTER(PD_PREFILL_REFUSED, "pd_leg_failures_total", "leg=\"prefill\",cause=\"refused\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_RESET, "pd_leg_failures_total", "leg=\"prefill\",cause=\"reset\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_TIMEOUT, "pd_leg_failures_total", "leg=\"prefill\",cause=\"timeout\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_STATUS, "pd_leg_failures_total", "leg=\"prefill\",cause=\"status\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_NO_PARAMS, "pd_leg_failures_total", "leg=\"prefill\",cause=\"no-params\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_TOO_LARGE, "pd_leg_failures_total", "leg=\"prefill\",cause=\"too-large\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_MALFORMED, "pd_leg_failures_total", "leg=\"prefill\",cause=\"malformed\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_NO_MEMORY, "pd_leg_failures_total", "leg=\"prefill\",cause=\"no-memory\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_TRANSFER, "pd_leg_failures_total", "leg=\"prefill\",cause=\"transfer\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_PREFILL_NO_POD, "pd_leg_failures_total", "leg=\"prefill\",cause=\"no-pod\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_REFUSED, "pd_leg_failures_total", "leg=\"decode\",cause=\"refused\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_RESET, "pd_leg_failures_total", "leg=\"decode\",cause=\"reset\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_TIMEOUT, "pd_leg_failures_total", "leg=\"decode\",cause=\"timeout\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_STATUS, "pd_leg_failures_total", "leg=\"decode\",cause=\"status\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_NO_PARAMS, "pd_leg_failures_total", "leg=\"decode\",cause=\"no-params\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_TOO_LARGE, "pd_leg_failures_total", "leg=\"decode\",cause=\"too-large\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_MALFORMED, "pd_leg_failures_total", "leg=\"decode\",cause=\"malformed\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_NO_MEMORY, "pd_leg_failures_total", "leg=\"decode\",cause=\"no-memory\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_TRANSFER, "pd_leg_failures_total", "leg=\"decode\",cause=\"transfer\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_DECODE_NO_POD, "pd_leg_failures_total", "leg=\"decode\",cause=\"no-pod\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ALONE_REFUSED, "pd_fallbacks_total", "to=\"decode-only\",cause=\"refused\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_RESET, "pd_fallbacks_total", "to=\"decode-only\",cause=\"reset\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_TIMEOUT, "pd_fallbacks_total", "to=\"decode-only\",cause=\"timeout\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_STATUS, "pd_fallbacks_total", "to=\"decode-only\",cause=\"status\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_NO_PARAMS, "pd_fallbacks_total", "to=\"decode-only\",cause=\"no-params\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_TOO_LARGE, "pd_fallbacks_total", "to=\"decode-only\",cause=\"too-large\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_MALFORMED, "pd_fallbacks_total", "to=\"decode-only\",cause=\"malformed\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_NO_MEMORY, "pd_fallbacks_total", "to=\"decode-only\",cause=\"no-memory\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_TRANSFER, "pd_fallbacks_total", "to=\"decode-only\",cause=\"transfer\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ALONE_NO_POD, "pd_fallbacks_total", "to=\"decode-only\",cause=\"no-pod\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ANOTHER_PREFILL, "pd_fallbacks_total", "to=\"another-prefill\",cause=\"\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_ANOTHER_DECODE, "pd_fallbacks_total", "to=\"another-decode\",cause=\"\"",
+	"Disaggregated requests that went another way, by cause of the last failure")
+COUNTER(PD_REQUESTS, "pd_requests_total", "", "Requests whose prefill leg was begun")
+COUNTER(PD_CLIENT_ERRORS, "pd_prefill_client_errors_total", "",
+	"Prefill legs that ended with a 4xx: the client's fault, its answer")
+COUNTER(PD_LEFT, "pd_left_total", "", "Clients that left while a prefill ran or held blocks for them")
+COUNTER(PD_RELEASED, "pd_releases_total", "result=\"done\"",
+	"Blocks given up for clients that left, by a decode of one token")
+COUNTER(PD_RELEASE_FAILED, "pd_releases_total", "result=\"failed\"",
+	"Blocks given up for clients that left, by a decode of one token")
+HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "", "Prefill legs, from their start to the whole answer")
+HISTOGRAM(PD_DECODE, "pd_decode_seconds", "", "Decode legs, from their start to their end")
+HISTOGRAM(PD_TRANSFER, "pd_transfer_seconds", "",
+	  "As seen from outside: decode leg sent to its first content")
+HISTOGRAM(PD_HOP, "pd_hop_seconds", "", "Inside the gateway: prefill answer whole to decode request sent")

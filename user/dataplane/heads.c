@@ -81,6 +81,12 @@ static void put_forwarded_for(struct writer *w, const struct request *req)
 ssize_t head_write_request(const struct request *req, const struct endpoint *ep, char *to,
 			   size_t size)
 {
+	return head_write_leg(req, ep, req->forward_bytes, to, size);
+}
+
+ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uint64_t body_bytes,
+		       char *to, size_t size)
+{
 	struct writer w = {to, to + size, false};
 
 	put(&w, req->head.method_text);
@@ -100,8 +106,10 @@ ssize_t head_write_request(const struct request *req, const struct endpoint *ep,
 	}
 	put_field(&w, SPAN("x-request-id"), span_of_str(req->id));
 	put_forwarded_for(&w, req);
-	put_number(&w, "content-length", req->forward_bytes);
-	put(&w, SPAN("\r\n"));
+	if (body_bytes != HEAD_NO_LENGTH) {
+		put_number(&w, "content-length", body_bytes);
+		put(&w, SPAN("\r\n"));
+	}
 	return w.full ? -ENOSPC : w.at - to;
 }
 

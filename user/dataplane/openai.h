@@ -27,6 +27,7 @@
 	X(CACHE_SALT, "cache_salt", STRING)                                                        \
 	X(PREVIOUS_RESPONSE_ID, "previous_response_id", STRING)                                    \
 	X(STREAM_OPTIONS, "stream_options", OBJECT)                                                \
+	X(SAMPLING_PARAMS, "sampling_params", ANY)                                                 \
 	X(KV_TRANSFER_PARAMS, "kv_transfer_params", OBJECT)                                        \
 	X(EC_TRANSFER_PARAMS, "ec_transfer_params", ANY)                                           \
 	X(BOOTSTRAP_HOST, "bootstrap_host", ANY)                                                   \
@@ -128,6 +129,9 @@ int openai_scan_finish(struct openai_scan *s);
 
 /* One plain sentence about s->error. Returns buf. */
 const char *openai_error_text(const struct openai_scan *s, char *buf, size_t size);
+
+/* The member's name. */
+const char *openai_member_name(enum openai_member member);
 
 /* Private to the scanner's files. */
 int openai_value_begin(struct openai_scan *s, uint64_t at, char first);

@@ -25,6 +25,11 @@ static const struct {
 #undef X
 };
 
+const char *openai_member_name(enum openai_member member)
+{
+	return members[member].name;
+}
+
 static int refuse(struct openai_scan *s, enum openai_error error, uint64_t at)
 {
 	s->error = error;

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/health.h"
+#include "dataplane/disagg/disagg.h"
 #include "dataplane/request.h"
 #include "dataplane/upstream.h"
 
@@ -368,7 +369,8 @@ static void answer_bytes(struct upstream *up)
 	}
 	n += up->in->start;
 	answer_framing(up, &head);
-	if (status_fails(up) && request_may_retry(req)) {
+	if ((up->status >= 500 && disagg_may_fall_back(req)) ||
+	    (status_fails(up) && request_may_retry(req))) {
 		request_attempt_failed(req, (struct failure){up->status, "it answered 5xx",
 							     HEALTH_SERVER_ERROR, true, false, 0});
 		return;
@@ -377,7 +379,8 @@ static void answer_bytes(struct upstream *up)
 		relay_recv(up);
 		return;
 	}
-	if (req->is_sse && req->sse.first_is_error && request_may_retry(req)) {
+	if (req->is_sse && req->sse.first_is_error &&
+	    (disagg_may_fall_back(req) || request_may_retry(req))) {
 		request_attempt_failed(req, (struct failure){502, "its first event is an error",
 							     HEALTH_SERVER_ERROR, true, false,
 							     M_RETRY_FIRST_EVENT});
@@ -427,6 +430,16 @@ static void recv_done(struct op *op, int res, unsigned int flags)
 	answer_bytes(up);
 }
 
+/* The deadline of a leg passed. */
+static void relay_late(struct upstream *up)
+{
+	if (up->req->committed)
+		relay_cut(up, "the decode leg took too long");
+	else
+		request_attempt_failed(up->req, (struct failure){504, "no answer in time",
+								 HEALTH_TIMEOUT, true, false, 0});
+}
+
 /* Once a second: real engines hang their streams on SIGTERM, so the probe's word counts. */
 static void watch(struct timer *t)
 {
@@ -447,6 +460,10 @@ static void watch(struct timer *t)
 	    (now - req->sent_ns) / NS_PER_MS >= cfg->response_timeout_ms) {
 		request_attempt_failed(req, (struct failure){504, "no answer in time",
 							     HEALTH_TIMEOUT, true, false, 0});
+		return;
+	}
+	if (disagg_decode_late(req, now)) {
+		relay_late(up);
 		return;
 	}
 	timer_set(&up->worker->timers, t, WATCH_MS);

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/health.h"
+#include "dataplane/disagg/disagg.h"
 #include "dataplane/upstream.h"
 
 static void request_pick(struct request *req);
@@ -69,6 +70,8 @@ static void request_free(struct request *req)
 
 	if (req->up)
 		forward_end(req, false);
+	if (req->pd)
+		disagg_end(req);
 	attempt_end(req, req->status == 0);
 	live_release(req->row);
 	client_blocks_free(c, req->body);
@@ -149,6 +152,8 @@ void request_attempt_failed(struct request *req, struct failure why)
 		forward_start(req);
 		return;
 	}
+	if (req->pd && disagg_decode_failed(req, &why))
+		return;
 	if (req->picked) {
 		health_report(req->pick.endpoint, (enum health_outcome)why.health);
 		if (req->tried_count < RETRIES_MAX + 2)
@@ -169,11 +174,13 @@ void request_attempt_failed(struct request *req, struct failure why)
 	req->error = why.cause;
 }
 
-static void sched_request_fill(struct request *req, const struct model *model,
-			       struct sched_request *sr)
+void request_sched_fill(struct request *req, uint8_t role, struct sched_request *sr)
 {
 	struct worker *w = req->worker;
+	const struct model *model = NULL;
 
+	if (req->says.model[0])
+		model = snapshot_find_model(w->snapshot, span_of_str(req->says.model));
 	*sr = (struct sched_request){
 		.now_ns = clock_mono_ns(),
 		.model = model,
@@ -187,7 +194,7 @@ static void sched_request_fill(struct request *req, const struct model *model,
 		.excluded = req->tried,
 		.excluded_count = req->tried_count,
 		.priority = (int32_t)req->says.numbers[OPENAI_PRIORITY],
-		.role = req->route->generates ? SLUICE_ROLE_DECODE : 0,
+		.role = role,
 		.stream = req->says.stream,
 	};
 }
@@ -206,15 +213,12 @@ static void pick_failed(struct request *req, int err)
 static void request_pick(struct request *req)
 {
 	struct worker *w = req->worker;
-	const struct model *model = NULL;
 	struct sched_request sr;
 	uint64_t began = clock_mono_ns();
 	int err = -EAGAIN;
 
-	if (w->snapshot && req->says.model[0])
-		model = snapshot_find_model(w->snapshot, span_of_str(req->says.model));
 	if (w->snapshot) {
-		sched_request_fill(req, model, &sr);
+		request_sched_fill(req, req->route->generates ? SLUICE_ROLE_DECODE : 0, &sr);
 		err = scheduler_pick(w->sched, w->snapshot, &sr, &req->pick);
 	}
 	metric_inc(err ? M_PICK_FAILED : M_PICKED);
@@ -228,6 +232,8 @@ static void request_pick(struct request *req)
 	metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
 	if (!req->attempts++)
 		account_begin(req);
+	if (disagg_picked(req))
+		return;
 	request_show(req, "forwarding");
 	forward_start(req);
 }

@@ -39,6 +39,9 @@ struct request {
 	struct openai_scan scan;
 	struct openai_request says;
 
+	struct disagg *pd;	      /* disagg/: it has several legs */
+	const struct body_view *view; /* disagg/: sent in place of the segments */
+
 	struct sched_pick pick;
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
@@ -77,6 +80,9 @@ void request_done(struct request *req);
 /* The client left or the connection is cut: everything is given back within this loop turn. */
 void request_drop(struct request *req);
 
+/* What the scheduler is told of it; role: SLUICE_ROLE_* that a leg needs, 0 none. */
+void request_sched_fill(struct request *req, uint8_t role, struct sched_request *sr);
+
 /* respond.c: answers made here. type: "invalid_request_error" and so on. */
 void respond_error(struct request *req, int status, const char *type, const char *message);
 /* 404 in vLLM's words, with as many aliases as fit. */
@@ -90,6 +96,10 @@ void respond_options(struct request *req);
 /* heads.c: heads written by us. Bytes written, or -ENOSPC. */
 ssize_t head_write_request(const struct request *req, const struct endpoint *ep, char *to,
 			   size_t size);
+/* The same with another body's length; HEAD_NO_LENGTH: open, its last two lines are missing. */
+#define HEAD_NO_LENGTH (~0ULL)
+ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uint64_t body_bytes,
+		       char *to, size_t size);
 ssize_t head_write_response(const struct request *req, const struct http1_head *answer,
 			    const struct endpoint *ep, bool chunked, bool keep, char *to,
 			    size_t size);

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "dataplane/disagg/body.h"
 #include "dataplane/request.h"
 
 static void segment_add(struct request *req, uint64_t start, uint64_t end)
@@ -54,6 +55,8 @@ unsigned int segments_fill(const struct request *req, uint64_t from, struct iove
 	unsigned int n = 0;
 	uint64_t out = 0; /* position in the forwarded body */
 
+	if (req->view)
+		return body_fill(req->view, from, iov, max);
 	for (uint32_t i = 0; i < req->segment_count && n < max; i++) {
 		struct segment seg = req->segments[i];
 		uint64_t at = 0; /* offset of the block in the body */

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "dataplane/disagg/disagg.h"
 #include "dataplane/request.h"
 #include "dataplane/upstream.h"
 
@@ -112,6 +113,8 @@ static int pools_init(struct worker *w)
 		return -ENOMEM;
 	if (getrandom(w->random, sizeof(w->random), 0) != sizeof(w->random))
 		return -EIO;
+	if (disagg_init(w))
+		return -ENOMEM;
 	return blocks_init(&w->blocks, w->budget);
 }
 
@@ -123,6 +126,7 @@ static void pools_fini(struct worker *w)
 	munmap(w->requests, n * sizeof(struct request));
 	munmap(w->upstreams, UPSTREAMS_MAX(w) * sizeof(struct upstream));
 	munmap(w->pieces, (PROMPT_SPANS_MAX + 8192) * sizeof(struct sched_piece));
+	disagg_fini(w);
 	blocks_fini(&w->blocks);
 	snapshot_put(w->snapshot);
 }

@@ -60,6 +60,7 @@ struct worker {
 	struct live_table running;	   /* for /state/requests */
 	uint64_t random[2];		   /* request ids */
 	struct sched_piece *pieces;	   /* scratch of one pick */
+	struct disagg_pool *disagg;	   /* requests of several legs */
 	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */
 	_Atomic bool failed;		   /* its ring is gone: the process must not go on */
 	pthread_t thread;

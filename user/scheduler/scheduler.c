@@ -177,7 +177,7 @@ static bool role_fits(const struct endpoint *ep, uint8_t wanted)
 {
 	if (wanted == 0)
 		return true;
-	return ep->role & wanted || (wanted == SLUICE_ROLE_DECODE && ep->role == 0);
+	return ep->role == 0 || ep->role & wanted;
 }
 
 static void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint32_t view,

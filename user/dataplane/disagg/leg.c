@@ -15,23 +15,6 @@
 
 static int leg_open(struct leg *leg);
 
-const char *leg_result_text(enum leg_result result)
-{
-	static const char *const texts[] = {
-		[LEG_RUNNING] = "it runs",
-		[LEG_ANSWERED] = "it answered",
-		[LEG_REFUSED] = "the connection was refused",
-		[LEG_RESET] = "the connection was lost",
-		[LEG_TIMEOUT] = "no answer in time",
-		[LEG_TOO_LARGE] = "its answer is too large",
-		[LEG_MALFORMED] = "its answer is malformed",
-		[LEG_NO_MEMORY] = "the gateway is out of memory",
-		[LEG_LEFT] = "it was left",
-	};
-
-	return texts[result];
-}
-
 /* Lets go of the connection: kept for the next request, or cut. */
 static void leg_release(struct leg *leg, bool keep)
 {

@@ -69,7 +69,4 @@ void leg_leave(struct leg *leg, uint64_t wait_ms);
 /* Frees what the leg holds. It must be over. */
 void leg_fini(struct leg *leg);
 
-/* The leg's result in words, for logs and answers. */
-const char *leg_result_text(enum leg_result result);
-
 #endif

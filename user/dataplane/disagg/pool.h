@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A worker's requests of several legs: their memory, the settings they share, what they count. */
+#ifndef SLUICE_DATAPLANE_DISAGG_POOL_H
+#define SLUICE_DATAPLANE_DISAGG_POOL_H
+
+#include "dataplane/disagg/disagg.h"
+
+struct disagg_pool {
+	const struct pd_connector *connector; /* NULL: off */
+	bool automatic;			      /* only while there are pods of both roles */
+	struct pd_decider decider;
+	struct disagg *items, *free;
+	uint32_t fresh, count;
+
+	/* Of the snapshot with this version: */
+	uint64_t version;
+	bool both_roles;
+};
+
+struct disagg *disagg_new(struct worker *w);
+void disagg_free(struct disagg *pd);
+
+/* Are there pods for a prefill leg in the worker's snapshot at all? */
+bool disagg_wanted(struct worker *w);
+
+/* Counters by cause; see metrics_table.h. */
+void disagg_count_decision(enum pd_reason reason);
+void disagg_count_prefill_failure(enum pd_cause cause);
+void disagg_count_decode_failure(enum pd_cause cause);
+void disagg_count_alone(enum pd_cause cause);
+
+#endif
