@@ -10,7 +10,7 @@
 #include <time.h>
 
 #include "common/sim_text.h"
-#include "sluice-sim/server.h"
+#include "sluice-sim/pd.h"
 
 void seq_free(struct seq *s)
 {
@@ -124,8 +124,8 @@ static bool failure_injected(struct conn *c)
 static struct seq *request_read(struct conn *c, const struct http1_head *head, json_t *body,
 				enum sim_api api)
 {
-	static const char *const parts[] = {"system", "instructions", "messages",
-					    "prompt", "input",	      "tools"};
+	static const char *const parts[] = {"system", "instructions", "messages", "prompt",
+					    "input",  "tools",	      "token_ids"};
 	const struct sim_options *opt = c->inst->engine.opt;
 	const char *salt = json_string_value(json_object_get(body, "cache_salt"));
 	struct span id = http1_field_get(head, SPAN("x-request-id"));
@@ -151,7 +151,9 @@ static struct seq *request_read(struct conn *c, const struct http1_head *head, j
 	c->reply.max_tokens = int_member(
 		body, "max_completion_tokens",
 		int_member(body, "max_tokens",
-			   int_member(body, "max_output_tokens", opt->default_max_tokens)));
+			   int_member(body, "max_output_tokens",
+				      int_member(json_object_get(body, "sampling_params"),
+						 "max_tokens", opt->default_max_tokens))));
 	if (!c->reply.max_tokens)
 		c->reply.max_tokens = 1;
 	s = seq_new(opt, &prompt, c->model, salt ? salt : "");
@@ -213,6 +215,19 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 		seq_free(s);
 		return;
 	}
+	switch (pd_begin(c, head, body, s)) {
+	case PD_ANSWERED:
+		seq_free(s);
+		return;
+	case PD_ON_ITS_WAY:
+		if (!c->pd) { /* hung, on order */
+			c->hung = true;
+			seq_free(s);
+		}
+		return;
+	case PD_PLAIN:
+		break;
+	}
 	c->seq = s;
 	if (c->reply.stream)
 		reply_stream_head(&c->out, &c->reply);
@@ -259,11 +274,9 @@ void api_post(struct conn *c, const struct http1_head *head, struct span body)
 	static const struct {
 		const char *path;
 		enum sim_api api;
-	} paths[] = {{"/v1/chat/completions", SIM_CHAT},
-		     {"/v1/completions", SIM_COMPLETION},
-		     {"/v1/responses", SIM_RESPONSES},
-		     {"/v1/messages", SIM_MESSAGES},
-		     {"/v1/embeddings", SIM_EMBEDDINGS}};
+	} paths[] = {{"/v1/chat/completions", SIM_CHAT},       {"/v1/completions", SIM_COMPLETION},
+		     {"/v1/responses", SIM_RESPONSES},	       {"/v1/messages", SIM_MESSAGES},
+		     {"/inference/v1/generate", SIM_GENERATE}, {"/v1/embeddings", SIM_EMBEDDINGS}};
 	json_t *json = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL, NULL);
 
 	if (!json_is_object(json)) {
@@ -282,6 +295,8 @@ void api_post(struct conn *c, const struct http1_head *head, struct span body)
 	}
 	if (span_eq(head->path, SPAN("/tokenize")))
 		tokenize(c, json);
+	else if (span_eq(head->path, SPAN("/sim/fail")))
+		pd_order_failure(c, json);
 	else if (span_eq(head->path, SPAN("/detokenize")))
 		reply_json(&c->out, 200, "{\"prompt\":\"\"}", c->inst->port, true);
 	else if (span_eq(head->path, SPAN("/rerank")) || span_eq(head->path, SPAN("/v1/rerank")) ||
@@ -302,6 +317,8 @@ void api_get(struct conn *c, const struct http1_head *head)
 		reply_metrics(&c->out, &c->inst->engine, opt->model, c->inst->port);
 	else if (span_eq(head->path, SPAN("/health")) || span_eq(head->path, SPAN("/ping")))
 		reply_json(&c->out, 200, "", c->inst->port, true);
+	else if (span_eq(head->path, SPAN("/sim/kv")))
+		pd_report(c);
 	else if (span_eq(head->path, SPAN("/version")))
 		reply_json(&c->out, 200, "{\"version\":\"0.32.0-sim\"}", c->inst->port, true);
 	else

@@ -82,7 +82,7 @@ static void admit(struct engine *e, double now_ms)
 		*end = s;
 		e->running_count++;
 		s->state = SEQ_PREFILL;
-		s->prefilled = cached;
+		s->prefilled = s->remote && !s->made ? s->prompt_tokens - 1 : cached;
 		blocks_hold(e, s, need);
 		if (s->made) /* it comes back after a preemption */
 			continue;
@@ -92,7 +92,8 @@ static void admit(struct engine *e, double now_ms)
 		e->prompt_total += s->prompt_tokens;
 		if (e->opt->constant)
 			s->due_ms =
-				now_ms + (e->opt->ttft_ms > 0
+				now_ms + (s->remote ? e->opt->itl_ms
+					  : e->opt->ttft_ms > 0
 						  ? e->opt->ttft_ms
 						  : e->opt->prefill_overhead_ms +
 							    (s->prompt_tokens - s->cached_tokens) *

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "common/flags.h"
+#include "sluice-sim/pd.h"
 #include "sluice-sim/server.h"
 
 static struct sim_options opt = {
@@ -66,6 +67,13 @@ static const struct flag rows[] = {
 	{"failure-types", "LIST", FLAG_TEXT, &opt.failure_types,
 	 "which, by commas: rate_limit, invalid_api_key, context_length, server_error, "
 	 "invalid_request, model_not_found; default all"},
+	{"kv-connector", "NAME", FLAG_TEXT, &opt.kv_connector,
+	 "play both sides of prefill and decode apart: nixlv2, sglang, mooncake, offloading, "
+	 "shared-storage, moriio"},
+	{"kv-cache-transfer-latency", "TIME", FLAG_MILLIS, &opt.kv_transfer_ms,
+	 "of blocks from another engine"},
+	{"kv-cache-transfer-time-per-token", "TIME", FLAG_MILLIS, &opt.kv_transfer_ms_per_token,
+	 "more for each token of them"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},
 };
 
@@ -91,6 +99,8 @@ int main(int argc, char **argv)
 	if (calculator && strcmp(calculator, "constant") != 0 &&
 	    strcmp(calculator, "per-token") != 0 && strcmp(calculator, "batch") != 0)
 		return flags_refuse(&flags, "--latency-calculator", "bad value");
+	if (opt.kv_connector && !pd_find(opt.kv_connector))
+		return flags_refuse(&flags, "--kv-connector", "unknown");
 	if (opt.served_model)
 		opt.model = opt.served_model;
 	opt.constant =

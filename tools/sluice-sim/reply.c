@@ -300,7 +300,7 @@ static void stream_end(struct out *o, const struct reply *r, uint32_t made)
 	} else if (r->api == SIM_RESPONSES) {
 		responses_end(o, r, made);
 	} else {
-		if (r->usage)
+		if (r->usage && r->api != SIM_GENERATE)
 			event_put(o, "data: %s\"choices\":[],\"usage\":%s," FINGERPRINT "}\n\n",
 				  opening(r, r->api == SIM_CHAT ? "chat.completion.chunk"
 								: "text_completion"),
@@ -308,6 +308,11 @@ static void stream_end(struct out *o, const struct reply *r, uint32_t made)
 		event_put(o, "data: [DONE]\n\n");
 	}
 	out_add(o, "0\r\n\r\n", 5);
+}
+
+static uint32_t token_id(const struct reply *r, uint32_t i)
+{
+	return (uint32_t)(r->prompt_hash >> 20 ^ i * 2654435761u) % 4000;
 }
 
 void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last)
@@ -328,6 +333,12 @@ void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool l
 			  "\"finish_reason\":%s,\"stop_reason\":null,\"prompt_token_ids\":null,"
 			  "\"token_ids\":null}]%s}\n\n",
 			  opening(r, "text_completion"), word, last ? "\"length\"" : "null", print);
+	else if (r->api == SIM_GENERATE)
+		event_put(
+			o,
+			"data: {\"request_id\":\"%s\",\"choices\":[{\"index\":0,\"logprobs\":null,"
+			"\"finish_reason\":%s,\"token_ids\":[%u]}]}\n\n",
+			r->id, last ? "\"length\"" : "null", token_id(r, i));
 	else if (r->api == SIM_MESSAGES)
 		event_put(o,
 			  "event: content_block_delta\ndata: {\"type\":\"content_block_delta\","
@@ -371,6 +382,43 @@ static void whole_completion(struct out *b, const struct reply *r)
 		   usage(r, r->max_tokens, true));
 }
 
+static void whole_generate(struct out *b, const struct reply *r)
+{
+	out_printf(b,
+		   "{\"request_id\":\"%s\",\"model\":\"%s\",\"created\":%lld,\"usage\":%s,"
+		   "\"prompt_logprobs\":null,\"prompt_token_id_logprobs\":null,"
+		   "\"prompt_token_ids\":null,\"mm_placeholders\":null,\"metrics\":null,"
+		   "\"kv_transfer_params\":null,\"ec_transfer_params\":null,"
+		   "\"output_mode\":\"tokens\",\"choices\":[{\"index\":0,\"finish_reason\":"
+		   "\"length\",\"stop_reason\":null,\"token_ids\":[",
+		   r->id, r->model, r->created, usage(r, r->max_tokens, true));
+	for (uint32_t i = 0; i < r->max_tokens; i++)
+		out_printf(b, "%s%u", i ? "," : "", token_id(r, i));
+	out_printf(b, "],\"routed_experts\":null,\"sampling_mask\":null,\"logprobs\":null}]}");
+}
+
+/* The parameters take the place of the null, or stand at the end where there is none. */
+static void kv_params_put(struct out *body, const char *params)
+{
+	static const char null[] = "\"kv_transfer_params\":null";
+	char *at = memmem(body->data, body->len, null, sizeof(null) - 1);
+	struct out to = {0};
+	size_t rest = 1;
+
+	if (at) {
+		at += sizeof(null) - 5; /* before the null */
+		rest = body->len - (size_t)(at - body->data) - 4;
+		out_add(&to, body->data, (size_t)(at - body->data));
+	} else {
+		out_add(&to, body->data, body->len - 1);
+		out_printf(&to, ",\"kv_transfer_params\":");
+	}
+	out_add(&to, params, strlen(params));
+	out_add(&to, body->data + body->len - rest, rest);
+	free(body->data);
+	*body = to;
+}
+
 void reply_whole(struct out *o, const struct reply *r)
 {
 	struct out body = {0};
@@ -379,6 +427,8 @@ void reply_whole(struct out *o, const struct reply *r)
 		whole_chat(&body, r);
 	} else if (r->api == SIM_COMPLETION) {
 		whole_completion(&body, r);
+	} else if (r->api == SIM_GENERATE) {
+		whole_generate(&body, r);
 	} else if (r->api == SIM_MESSAGES) {
 		out_printf(&body,
 			   "{\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"content\":"
@@ -391,6 +441,8 @@ void reply_whole(struct out *o, const struct reply *r)
 	} else {
 		response_object(&body, r, true);
 	}
+	if (r->kv_params)
+		kv_params_put(&body, r->kv_params);
 	out_add(&body, "", 1);
 	reply_json(o, 200, body.data, r->port, true);
 	free(body.data);

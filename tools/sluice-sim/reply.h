@@ -12,6 +12,7 @@ enum sim_api {
 	SIM_COMPLETION,
 	SIM_RESPONSES,
 	SIM_MESSAGES,
+	SIM_GENERATE, /* token ids in and out */
 	SIM_EMBEDDINGS
 };
 
@@ -19,6 +20,7 @@ struct reply {
 	enum sim_api api;
 	bool stream, usage, details; /* details: cached_tokens in usage */
 	const char *id, *model;
+	char *kv_params; /* of a prefill's answer; NULL: null */
 	uint64_t prompt_hash;
 	uint32_t prompt_tokens, cached_tokens, max_tokens;
 	long long created;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One thread, one epoll: connections of all instances, and the engines' next steps. */
+#include "sluice-sim/pd.h"
 #include "sluice-sim/server.h"
 
 #include <arpa/inet.h>
@@ -63,12 +64,16 @@ static void token_made(struct seq *s)
 	struct conn *c = s->owner;
 	bool last = s->made >= s->max_tokens;
 
-	c->reply.cached_tokens = s->cached_tokens;
-	if (c->reply.stream)
+	c->reply.cached_tokens = s->remote ? 0 : s->cached_tokens;
+	if (last && !pd_finish(c))
+		; /* another answer, or none */
+	else if (c->reply.stream)
 		reply_stream_token(&c->out, &c->reply, s->made - 1, last);
 	else if (last)
 		reply_whole(&c->out, &c->reply);
 	if (last) {
+		free(c->reply.kv_params);
+		c->reply.kv_params = NULL;
 		c->seq = NULL;
 		c->idle_ms = server_now_ms();
 		seq_free(s);
@@ -84,7 +89,7 @@ static void conn_serve(struct conn *c)
 	struct http1_limits limits = {HEAD_BYTES_MAX * 2, HEAD_FIELDS_MAX, HEAD_BYTES_MAX};
 	enum http1_refusal why;
 
-	while (!c->seq && !c->dead && c->in.len) {
+	while (!c->seq && !c->pd && !c->hung && !c->dead && c->in.len) {
 		ssize_t n = http1_request_parse(&head, c->in.data, c->in.len, 0, &limits, &why);
 		size_t whole;
 
@@ -119,7 +124,8 @@ static void conn_read(struct conn *c)
 
 		if (n < 0 && errno == EAGAIN)
 			break;
-		if (n <= 0) { /* gone, or half-closed: a real engine takes both for gone */
+		if (n <= 0) { /* gone, or half-closed: a real engine takes both for gone, */
+			conn_serve(c); /* after what came before */
 			c->dead = true;
 			return;
 		}
@@ -130,6 +136,7 @@ static void conn_read(struct conn *c)
 
 static void conn_free(struct conn *c)
 {
+	pd_gone(c);
 	if (c->seq) {
 		engine_cancel(&c->inst->engine, c->seq);
 		seq_free(c->seq);
@@ -149,13 +156,23 @@ static void conns_sweep(void)
 	while (*link) {
 		struct conn *c = *link;
 
-		if (!c->dead && (c->seq || c->out.len || now - c->idle_ms < 5000)) {
+		if (!c->dead &&
+		    (c->seq || c->pd || c->hung || c->out.len || now - c->idle_ms < 5000)) {
 			link = &c->next;
 			continue;
 		}
 		*link = c->next;
 		conn_free(c);
 	}
+}
+
+void server_unlisten(struct instance *inst)
+{
+	close(inst->fd);
+	inst->fd = -1;
+	for (struct conn *c = all; c; c = c->next)
+		if (c->inst == inst && !c->seq && !c->out.len)
+			c->dead = true;
 }
 
 static void conn_accept(struct instance *inst)
@@ -224,6 +241,7 @@ int server_run(const struct sim_options *opt)
 	double swept = 0;
 
 	epfd = epoll_create1(EPOLL_CLOEXEC);
+	pd_init(opt, insts);
 	signal(SIGTERM, stop);
 	signal(SIGINT, stop);
 	for (unsigned int i = 0; i < opt->instances; i++) {
@@ -236,6 +254,9 @@ int server_run(const struct sim_options *opt)
 		double wait = 1000, now = server_now_ms();
 		bool dirty = false;
 
+		wait = pd_run(now);
+		if (wait < 0)
+			wait = 1000;
 		for (unsigned int i = 0; i < opt->instances; i++) {
 			double next = engine_run(&insts[i].engine, now);
 
@@ -243,7 +264,7 @@ int server_run(const struct sim_options *opt)
 				wait = next;
 		}
 		for (struct conn *c = all; c; c = c->next) {
-			if (!c->seq && c->in.len && !c->dead)
+			if (!c->seq && !c->pd && !c->hung && c->in.len && !c->dead)
 				conn_serve(c);
 			dirty |= c->dead;
 		}

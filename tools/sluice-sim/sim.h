@@ -22,6 +22,8 @@ struct sim_options {
 	unsigned int chunk_tokens, default_max_tokens;
 	bool constant; /* --latency-calculator constant|per-token instead of the batch model */
 	bool cache, details;
+	char *kv_connector; /* prefill and decode apart */
+	double kv_transfer_ms, kv_transfer_ms_per_token;
 };
 
 /* Prefix cache: chain hashes of blocks, least recently used out. */
@@ -51,6 +53,7 @@ struct seq {
 	uint64_t *chain; /* block hashes, owned */
 	uint32_t chain_count;
 	uint32_t held;	   /* blocks that are this sequence's alone */
+	bool remote;	   /* its prompt's blocks came from another engine */
 	uint32_t unstored; /* of them, not in the prefix cache */
 	double due_ms;	   /* constant model: when the next token comes */
 	void *owner;

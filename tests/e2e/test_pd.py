@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefill and decode apart: connector by API by streamed, each leg's bytes, each failure."""
+import json
+import random
+import socket
+import struct
+import threading
+
+from harness import SOAK, chat, eventually, main, post
+from pd_tools import Pair, cases
+
+LONG = "the quick brown fox jumps over the lazy dog " * 30
+
+
+def ask(pair, stream=False, **more):
+    return post(pair.port, "/v1/chat/completions", chat(LONG, stream=stream, **more))
+
+
+def good(answer, stream):
+    assert answer.status == 200 and answer.complete, (answer.status, answer.body[:300])
+    if stream:
+        assert answer.body.endswith(b"data: [DONE]\n\n"), answer.body[-100:]
+        assert b'"error"' not in answer.body, answer.body[:300]
+    else:
+        assert answer.json()["choices"][0]["finish_reason"], answer.body
+
+
+def both_legs_are_as_the_contract_says(connector, **more):
+    with Pair(connector, prefill=1, decode=1, taps=True, **more) as pair:
+        for case in cases(connector):
+            for tap in pair.taps:
+                tap.clear()
+            answer = post(pair.port, case["path"], case["client"].encode(),
+                          headers={"x-request-id": "same-on-both"})
+            assert answer.status == 200 and b'"error"' not in answer.body, \
+                (case["name"], answer.status, answer.body[:400])
+            legs = [t.exchanges() for t in pair.taps]
+            assert [len(x) for x in legs] == [1, 1], (case["name"], legs)
+            for tap, leg in zip(legs, ("prefill", "decode")):
+                head, body = tap[0]
+                assert "x-request-id: same-on-both" in head, head
+                want = case[leg]
+                if "@PARAMS@" in want:
+                    want = want.replace("@PARAMS@", pair.taps[0].params()[0])
+                want = adjusted(want, body.decode(), legs, pair)
+                assert body.decode() == want, \
+                    f"{case['name']}, {leg} leg\n got {body.decode()}\nwant {want}"
+        pair.nothing_held()
+        assert pair.books()["refused"] == 0 and pair.books()["failed"] == 0, pair.books()
+
+
+def adjusted(want, got, legs, pair):
+    return want
+
+
+def test_nixl_legs_have_the_contracts_bytes():
+    both_legs_are_as_the_contract_says("nixlv2")
+
+
+def test_parameters_of_a_megabyte_travel_whole():
+    with Pair("nixlv2", prefill=1, decode=1, taps=True, sim=("--block-size", "1")) as pair:
+        answer = post(pair.port, "/v1/completions",
+                      {"model": "tiny", "prompt": "x" * 400000, "max_tokens": 2})
+        assert answer.status == 200, answer.body
+        params = pair.taps[0].params()[0]
+        assert 500000 < len(params) < 1 << 20, len(params)
+        body = pair.taps[1].exchanges()[0][1].decode()
+        assert body.endswith(',"kv_transfer_params":' + params + "}")
+
+
+FAILURES = {  # what the prefill engine does: the counter's cause
+    "refused": "refused", "reset": "reset", "hang": "timeout", "status-500": "status",
+    "status-503": "status", "status-429": "status", "no-params": "no-params",
+    "too-large": "too-large", "malformed": "malformed", "garbage": "malformed",
+    "late-reset": "reset",
+}
+
+
+def prefill_failures(connector, failures, engines, **more):
+    for what, cause in failures.items():
+        for stream in (False, True):
+            with Pair(connector, "--pd-prefill-timeout", "300ms", **more) as pair:
+                pair.fail("prefill", what, engines=engines)
+                good(ask(pair, stream), stream)
+                yield pair, what, cause, stream
+                eventually("the decode legs are over", lambda: pair.books()["running"] == 0)
+
+
+def test_a_failed_prefill_goes_to_another_pod():
+    for pair, what, cause, stream in prefill_failures("nixlv2", FAILURES, 1):
+        failed = pair.gateway.metric("sluice_pd_leg_failures_total", leg="prefill", cause=cause)
+        if failed:  # the scheduler may have begun with the other pod
+            assert pair.gateway.metric("sluice_pd_fallbacks_total", to="another-prefill") == 1
+        good(ask(pair, stream), stream)
+        good(ask(pair, stream), stream)
+        good(ask(pair, stream), stream)
+        assert pair.gateway.metric("sluice_pd_fallbacks_total", to="decode-only") == 0
+
+
+def test_two_failed_prefills_leave_it_to_the_decode_pod():
+    for pair, what, cause, stream in prefill_failures("nixlv2", FAILURES, 2):
+        metric = pair.gateway.metric
+        assert metric("sluice_pd_leg_failures_total", leg="prefill", cause=cause) == 2, \
+            (what, pair.gateway.metrics())
+        assert metric("sluice_pd_fallbacks_total", to="decode-only", cause=cause) == 1, what
+        assert pair.books("decode")["decodes"] == 0
+
+
+def test_without_fallback_a_failed_prefill_is_the_clients_error():
+    for what, status in (("status-500", 502), ("hang", 504), ("no-params", 502)):
+        with Pair("nixlv2", "--no-pd-fallback", "--pd-prefill-timeout", "300ms") as pair:
+            pair.fail("prefill", what)
+            answer = ask(pair)
+            assert answer.status == status and "prefill" in answer.json()["error"]["message"], \
+                (what, answer.status, answer.body)
+
+
+def test_a_4xx_of_the_prefill_is_the_answer_and_counts_against_nobody():
+    with Pair("nixlv2") as pair:
+        for stream in (False, True):
+            pair.fail("prefill", "status-400")
+            answer = ask(pair, stream)
+            assert answer.status == 400 and answer.json()["error"]["message"] == "On order."
+            assert answer.json()["error"]["param"] == "messages"
+            pair.fail("prefill", "", 0)
+        for _ in range(8):
+            pair.fail("prefill", "status-400")
+            assert ask(pair).status == 400
+        pair.fail("prefill", "", 0)
+        assert pair.gateway.metric("sluice_breaker_opened_total") == 0
+        assert pair.gateway.metric("sluice_pd_leg_failures_total") == 0
+        good(ask(pair), False)
+
+
+def decode_fails(what, stream, engines):
+    pair = Pair("nixlv2", "--pd-decode-head-timeout", "300ms")
+    with pair:
+        pair.fail("decode", what, engines=engines)
+        good(ask(pair, stream), stream)
+        yield pair
+        pair.gateway.metrics()
+
+
+def test_a_decode_pod_that_is_not_reached_hands_its_parameters_to_another():
+    for what in ("refused", "reset"):
+        for stream in (False, True):
+            for pair in decode_fails(what, stream, 1):
+                failed = pair.gateway.metric("sluice_pd_leg_failures_total", leg="decode")
+                if failed:
+                    assert pair.gateway.metric("sluice_pd_fallbacks_total",
+                                               to="another-decode") == 1
+                    assert pair.books("prefill")["prefills"] == 1, "the same parameters"
+                pair.nothing_held()
+
+
+def test_a_transfer_that_fails_is_prefilled_again_then_decoded_alone():
+    for what in ("status-500", "transfer"):
+        for stream in (False, True):
+            for pair in decode_fails(what, stream, 2):
+                books = pair.books("prefill")
+                assert books["prefills"] == 2, books
+            with Pair("nixlv2") as pair:
+                pair.fail("decode", what, count=2)
+                good(ask(pair, stream), stream)
+                assert pair.gateway.metric("sluice_pd_leg_failures_total", leg="decode",
+                                           cause="transfer") == 2
+                assert pair.gateway.metric("sluice_pd_fallbacks_total", to="decode-only",
+                                           cause="transfer") == 1
+
+
+def test_a_decode_that_hangs_is_left_for_another():
+    for stream in (False, True):
+        for pair in decode_fails("hang", stream, 1):
+            assert pair.gateway.metric("sluice_pd_leg_failures_total", leg="decode") in (0, 1)
+
+
+def leave_at_random(port, body, seconds):
+    with socket.create_connection(("127.0.0.1", port)) as s:
+        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json"
+                  b"\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        s.settimeout(seconds)
+        try:
+            s.recv(1)
+        except (TimeoutError, OSError):
+            pass
+        if random.random() < 0.5:  # RST instead of FIN
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def aborts(connector, count, **more):
+    random.seed(4)
+    with Pair(connector, sim=("--kv-cache-transfer-latency", "100ms"), **more) as pair:
+        def worker(n):
+            for i in range(n):
+                body = json.dumps(chat(LONG + str(random.random()), stream=i % 2 == 0,
+                                       max_tokens=20)).encode()
+                leave_at_random(pair.port, body, random.random() ** 2 * 0.03 + 0.0001)
+        threads = [threading.Thread(target=worker, args=(count // 8,)) for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        pair.nothing_held()
+        books = pair.books()
+        assert pair.gateway.metric("sluice_client_left_total") > count * 0.6, books
+        assert books["refused"] == 0, books
+        for stream in (False, True):
+            good(ask(pair, stream), stream)
+        return books
+
+
+def test_clients_that_leave_at_any_moment_strand_no_block():
+    books = aborts("nixlv2", 10000 if SOAK else 600)
+    assert books["released"] + books["transfers"] > 0
+
+
+if __name__ == "__main__":
+    main(globals())

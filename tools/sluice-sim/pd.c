@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The books: which blocks an engine holds for another, who pulls them, when a transfer is over.
+ * Invariant: a hold leaves the list exactly once: pulled, released by an abort, or it is a leak,
+ * which /sim/kv shows for as long as it stays.
+ */
+#include "sluice-sim/pd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct pd_connector *const connectors[] = {
+	&pd_nixlv2,
+};
+
+static const struct pd_connector *connector;
+static const struct sim_options *options;
+static struct instance *instances;
+static struct pd_hold *holds;
+static struct conn *transfers[65536]; /* legs that wait, in no order */
+static unsigned int transfer_count;
+
+const struct pd_connector *pd_find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(connectors) / sizeof(*connectors); i++)
+		if (strcmp(connectors[i]->name, name) == 0)
+			return connectors[i];
+	return NULL;
+}
+
+void pd_init(const struct sim_options *opt, struct instance *insts)
+{
+	options = opt;
+	instances = insts;
+	connector = opt->kv_connector ? pd_find(opt->kv_connector) : NULL;
+}
+
+struct instance *pd_instance(unsigned int port)
+{
+	if (port < options->port || port >= options->port + options->instances)
+		return NULL;
+	return &instances[port - options->port];
+}
+
+unsigned int pd_block_tokens(void)
+{
+	return options->block_size;
+}
+
+/* ---- holds ---- */
+
+struct pd_hold *pd_hold_find(const struct instance *inst, const char *key)
+{
+	for (struct pd_hold *h = holds; h; h = h->next)
+		if ((!inst || h->inst == inst) && strcmp(h->key, key) == 0)
+			return h;
+	return NULL;
+}
+
+static struct pd_hold *hold_new(struct conn *c)
+{
+	struct pd_hold *h = calloc(1, sizeof(*h));
+
+	snprintf(h->key, sizeof(h->key), "%s", c->pd->key);
+	h->inst = c->inst;
+	h->tokens = c->pd->prompt_tokens;
+	h->blocks = c->pd->blocks;
+	h->writer = c;
+	h->since_ms = server_now_ms();
+	h->next = holds;
+	holds = h;
+	return h;
+}
+
+static void hold_free(struct pd_hold *h)
+{
+	struct pd_hold **link = &holds;
+
+	while (*link != h)
+		link = &(*link)->next;
+	*link = h->next;
+	json_decref(h->params);
+	free(h);
+}
+
+static struct pd_hold *hold_of_reader(const struct conn *c)
+{
+	for (struct pd_hold *h = holds; h; h = h->next)
+		if (h->reader == c)
+			return h;
+	return NULL;
+}
+
+/* ---- answers that are no answers ---- */
+
+/* No event before the blocks are here: so a failure can be the first. */
+static void stream_head_alone(struct conn *c)
+{
+	struct reply r = c->reply;
+
+	r.api = SIM_COMPLETION;
+	reply_stream_head(&c->out, &r);
+}
+
+/* What reply_stream_head() has beyond the head. */
+static void stream_first_event(struct conn *c)
+{
+	struct out both = {0};
+	const char *end;
+
+	reply_stream_head(&both, &c->reply);
+	end = memmem(both.data, both.len, "\r\n\r\n", 4);
+	out_add(&c->out, end + 4, both.len - (size_t)(end + 4 - both.data));
+	free(both.data);
+}
+
+enum pd_verdict pd_fail(struct conn *c, const char *why)
+{
+	static const char event[] =
+		"data: {\"error\": {\"message\": \"Internal server error\", \"type\": "
+		"\"InternalServerError\", \"param\": null, \"code\": 500}}\n\n";
+
+	fprintf(stderr, "sim-%u: a leg failed: %s\n", c->inst->port, why);
+	c->inst->pd.failed++;
+	if (!c->reply.stream) {
+		reply_error(&c->out, 500, "InternalServerError", "Internal server error", NULL,
+			    c->inst->port);
+		return PD_ANSWERED;
+	}
+	if (!c->pd) /* else its head is out */
+		stream_head_alone(c);
+	out_printf(&c->out, "%zx\r\n%s\r\n", sizeof(event) - 1, event);
+	out_printf(&c->out, "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+	return PD_ANSWERED;
+}
+
+enum pd_verdict pd_refuse(struct conn *c, const char *why)
+{
+	fprintf(stderr, "sim-%u: a leg refused: %s\n", c->inst->port, why);
+	c->inst->pd.refused++;
+	reply_error(&c->out, 400, "BadRequestError", why, NULL, c->inst->port);
+	return PD_ANSWERED;
+}
+
+static bool one(json_t *body, const char *name, bool needed)
+{
+	json_t *v = json_object_get(body, name);
+
+	return v ? json_is_integer(v) && json_integer_value(v) == 1 : !needed;
+}
+
+const char *pd_one_token(json_t *body)
+{
+	json_t *sampling = json_object_get(body, "sampling_params");
+	bool responses = json_object_get(body, "max_output_tokens");
+
+	if (!json_is_false(json_object_get(body, "stream")))
+		return "a prefill leg must not stream";
+	if (json_object_get(body, "stream_options"))
+		return "a prefill leg has no stream_options";
+	if (json_object_get(body, "token_ids") && !json_object_get(body, "prompt"))
+		return one(sampling, "max_tokens", true) && one(sampling, "min_tokens", false)
+			       ? ""
+			       : "a prefill leg makes one token";
+	if (!one(body, "max_output_tokens", false) || !one(body, "max_tokens", !responses) ||
+	    !one(body, "max_completion_tokens", false) || !one(body, "min_tokens", false))
+		return "a prefill leg makes one token";
+	return "";
+}
+
+/* ---- failures on order ---- */
+
+static bool failure_due(struct conn *c, const char *leg, const char *what)
+{
+	struct pd_failure *f = &c->inst->pd.failure;
+
+	if (!f->count || strcmp(f->leg, leg) != 0 || strcmp(f->what, what) != 0)
+		return false;
+	f->count--;
+	c->inst->pd.injected++;
+	return true;
+}
+
+void pd_order_failure(struct conn *c, json_t *body)
+{
+	struct pd_failure *f = &c->inst->pd.failure;
+	const char *leg = json_string_value(json_object_get(body, "leg"));
+	const char *what = json_string_value(json_object_get(body, "what"));
+
+	snprintf(f->leg, sizeof(f->leg), "%s", leg ? leg : "");
+	snprintf(f->what, sizeof(f->what), "%s", what ? what : "");
+	f->count = (unsigned int)json_integer_value(json_object_get(body, "count"));
+	reply_json(&c->out, 200, "{}", c->inst->port, true);
+	if (strcmp(f->what, "refused") == 0)
+		server_unlisten(c->inst);
+}
+
+/* What a leg meets instead of being served. */
+static enum pd_verdict failed_on_order(struct conn *c, const char *leg)
+{
+	if (failure_due(c, leg, "reset")) {
+		c->dead = true;
+		return PD_ANSWERED;
+	}
+	if (failure_due(c, leg, "hang"))
+		return PD_ON_ITS_WAY;
+	if (failure_due(c, leg, "status-500"))
+		return pd_fail(c, "on order");
+	if (failure_due(c, leg, "status-503")) {
+		reply_error(&c->out, 503, "ServiceUnavailableError", "On order.", NULL,
+			    c->inst->port);
+		return PD_ANSWERED;
+	}
+	if (failure_due(c, leg, "status-429")) {
+		reply_error(&c->out, 429, "rate_limit_exceeded", "On order.", NULL, c->inst->port);
+		return PD_ANSWERED;
+	}
+	if (failure_due(c, leg, "status-400")) {
+		reply_error(&c->out, 400, "BadRequestError", "On order.", "messages",
+			    c->inst->port);
+		return PD_ANSWERED;
+	}
+	return PD_PLAIN;
+}
+
+/* ---- legs ---- */
+
+static struct pd_leg *leg_new(struct conn *c, enum pd_role role, struct seq *s, const char *key)
+{
+	struct pd_leg *leg = calloc(1, sizeof(*leg));
+
+	leg->role = role;
+	leg->prompt_tokens = s->prompt_tokens;
+	leg->blocks = (s->prompt_tokens + options->block_size - 1) / options->block_size;
+	leg->since_ms = server_now_ms();
+	snprintf(leg->key, sizeof(leg->key), "%s", key);
+	c->pd = leg;
+	return leg;
+}
+
+enum pd_verdict pd_prefills(struct conn *c, struct seq *s, const char *key)
+{
+	enum pd_verdict v = failed_on_order(c, "prefill");
+
+	if (v != PD_PLAIN)
+		return v;
+	leg_new(c, PD_PREFILLS, s, key);
+	c->inst->pd.prefills++;
+	if (connector->meets)
+		hold_new(c);
+	return PD_PLAIN;
+}
+
+static void transfer_begin(struct conn *c)
+{
+	c->pd->due_ms =
+		server_now_ms() + (options->kv_transfer_ms +
+				   options->kv_transfer_ms_per_token * c->pd->prompt_tokens) /
+					  options->time_scale;
+}
+
+enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h)
+{
+	enum pd_verdict v = failed_on_order(c, "decode");
+	struct pd_leg *leg;
+
+	if (v != PD_PLAIN)
+		return v;
+	leg = leg_new(c, PD_DECODES, s, h->key);
+	leg->parked = s;
+	h->reader = c;
+	c->inst->pd.decodes++;
+	if (transfer_count == sizeof(transfers) / sizeof(*transfers))
+		return pd_fail(c, "too many transfers");
+	transfers[transfer_count++] = c;
+	if (h->ready)
+		transfer_begin(c);
+	if (c->reply.stream) {
+		stream_head_alone(c);
+		conn_flush(c);
+	}
+	return PD_ON_ITS_WAY;
+}
+
+enum pd_verdict pd_begin(struct conn *c, const struct http1_head *head, json_t *body, struct seq *s)
+{
+	(void)head;
+	return connector ? connector->begin(c, body, s) : PD_PLAIN;
+}
+
+/* Another answer than the good one, for a prefill that was computed. */
+static bool answer_spoilt(struct conn *c)
+{
+	static char big[(1 << 20) + 4096];
+
+	if (failure_due(c, "prefill", "no-params")) {
+		free(c->reply.kv_params);
+		c->reply.kv_params = NULL;
+	} else if (failure_due(c, "prefill", "malformed")) {
+		reply_json(&c->out, 200, "{\"id\":\"x\",\"kv_transfer_params\":{\"do_remote_",
+			   c->inst->port, true);
+		return true;
+	} else if (failure_due(c, "prefill", "garbage")) {
+		out_add(&c->out, "SSH-2.0-Sim\r\n\r\n", 15);
+		return true;
+	} else if (failure_due(c, "prefill", "too-large")) {
+		memset(big, ' ', sizeof(big) - 1);
+		memcpy(big, "{}", 2);
+		reply_json(&c->out, 200, big, c->inst->port, true);
+		return true;
+	} else if (failure_due(c, "prefill", "late-reset")) {
+		c->dead = true;
+		return true;
+	}
+	return false;
+}
+
+bool pd_finish(struct conn *c)
+{
+	struct pd_leg *leg = c->pd;
+	struct pd_hold *h;
+	bool sent = true;
+
+	if (!leg)
+		return true;
+	c->pd = NULL;
+	if (leg->role == PD_PREFILLS) {
+		h = connector->meets ? pd_hold_find(c->inst, leg->key) : NULL;
+		if (!h) {
+			c->pd = leg; /* hold_new reads it */
+			h = hold_new(c);
+			c->pd = NULL;
+		}
+		h->ready = true;
+		h->writer = NULL;
+		if (h->reader)
+			transfer_begin(h->reader);
+		h->params = connector->params ? connector->params(c, h) : NULL;
+		if (h->params)
+			c->reply.kv_params = json_dumps(h->params, JSON_COMPACT);
+		sent = !answer_spoilt(c);
+		if (!sent || !c->reply.kv_params) { /* nobody will ever know of these blocks */
+			if (!connector->meets)
+				hold_free(h);
+		}
+	}
+	free(leg);
+	return sent;
+}
+
+static void transfer_forget(const struct conn *c)
+{
+	for (unsigned int i = 0; i < transfer_count; i++)
+		if (transfers[i] == c)
+			transfers[i] = transfers[--transfer_count];
+}
+
+/* A decode leg that dies tells the prefill engine, whatever it had begun; one that prefills frees
+ * what it held in the making. */
+void pd_gone(struct conn *c)
+{
+	struct pd_leg *leg = c->pd;
+	struct pd_hold *h;
+
+	free(c->reply.kv_params);
+	c->reply.kv_params = NULL;
+	if (!leg)
+		return;
+	c->inst->pd.aborted++;
+	transfer_forget(c);
+	if (leg->role == PD_DECODES) {
+		h = hold_of_reader(c);
+		if (h) {
+			h->inst->pd.released++;
+			hold_free(h);
+		}
+	} else {
+		h = pd_hold_find(c->inst, leg->key);
+		if (h && h->writer == c && !h->ready)
+			hold_free(h);
+	}
+	if (leg->parked)
+		seq_free(leg->parked);
+	free(leg);
+	c->pd = NULL;
+}
+
+/* The blocks are here: the prefill engine lets go, the sequence decodes. */
+static void transfer_end(struct conn *c)
+{
+	struct pd_hold *h = hold_of_reader(c);
+	struct seq *s = c->pd->parked;
+
+	if (h) {
+		h->inst->pd.transfers++;
+		hold_free(h);
+	}
+	if (failure_due(c, "decode", "transfer")) {
+		pd_fail(c, "transfer, on order");
+		free(c->pd);
+		c->pd = NULL;
+		seq_free(s);
+		conn_flush(c);
+		return;
+	}
+	free(c->pd);
+	c->pd = NULL;
+	if (c->reply.stream)
+		stream_first_event(c);
+	s->remote = true;
+	c->seq = s;
+	if (engine_submit(&c->inst->engine, s, server_now_ms())) {
+		c->seq = NULL;
+		seq_free(s);
+		c->dead = true;
+	}
+}
+
+double pd_run(double now_ms)
+{
+	double soonest = -1;
+
+	for (unsigned int i = 0; i < transfer_count;) {
+		struct conn *c = transfers[i];
+
+		if (c->pd->due_ms && c->pd->due_ms <= now_ms && !c->dead) {
+			transfers[i] = transfers[--transfer_count];
+			transfer_end(c);
+			continue;
+		}
+		if (c->pd->due_ms && (soonest < 0 || c->pd->due_ms - now_ms < soonest))
+			soonest = c->pd->due_ms > now_ms ? c->pd->due_ms - now_ms : 0;
+		i++;
+	}
+	return soonest;
+}
+
+void pd_report(struct conn *c)
+{
+	const struct pd_books *b = &c->inst->pd;
+	uint32_t requests = 0, blocks = 0;
+	double oldest = 0, now = server_now_ms();
+	char text[768];
+
+	for (const struct pd_hold *h = holds; h; h = h->next) {
+		if (h->inst != c->inst || !h->ready)
+			continue;
+		requests++;
+		blocks += h->blocks;
+		if (now - h->since_ms > oldest)
+			oldest = now - h->since_ms;
+	}
+	snprintf(text, sizeof(text),
+		 "{\"connector\":\"%s\",\"held_requests\":%u,\"held_blocks\":%u,\"oldest_ms\":%.0f,"
+		 "\"prefills\":%llu,\"decodes\":%llu,\"transfers\":%llu,\"released\":%llu,"
+		 "\"aborted\":%llu,\"refused\":%llu,\"failed\":%llu,\"injected\":%llu,"
+		 "\"running\":%u}",
+		 connector ? connector->name : "off", requests, blocks, oldest, b->prefills,
+		 b->decodes, b->transfers, b->released, b->aborted, b->refused, b->failed,
+		 b->injected, c->inst->engine.running_count + c->inst->engine.waiting_count);
+	reply_json(&c->out, 200, text, c->inst->port, true);
+}
