@@ -133,7 +133,8 @@ COUNTER(AFFINITY_REFUSED, "affinity_refused_total", "",
 	"Blocks not learned: no room near their place")
 COUNTER(PD_DECISION_ALWAYS, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"always\"",
 	"Requests asked of the decider, by its answer")
-COUNTER(PD_DECISION_UNCACHED, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"uncached\"",
+COUNTER(PD_DECISION_UNCACHED, "disagg_decision_total",
+	"kind=\"prefill-decode\",reason=\"uncached\"",
 	"Requests asked of the decider, by its answer")
 COUNTER(PD_DECISION_MEDIA, "disagg_decision_total", "kind=\"prefill-decode\",reason=\"media\"",
 	"Requests asked of the decider, by its answer")
@@ -149,7 +150,8 @@ COUNTER(PD_DECISION_NO_MEDIA, "disagg_decision_total", "kind=\"decode-only\",rea
 	"Requests asked of the decider, by its answer")
 COUNTER(PD_DECISION_NO_GAIN, "disagg_decision_total", "kind=\"decode-only\",reason=\"no-gain\"",
 	"Requests asked of the decider, by its answer")
-COUNTER(PD_DECISION_NO_PREFILL, "disagg_decision_total", "kind=\"decode-only\",reason=\"no-prefill-pod\"",
+COUNTER(PD_DECISION_NO_PREFILL, "disagg_decision_total",
+	"kind=\"decode-only\",reason=\"no-prefill-pod\"",
 	"Requests asked of the decider, by its answer")
 COUNTER(PD_PREFILL_REFUSED, "pd_leg_failures_total", "leg=\"prefill\",cause=\"refused\"",
 	"Legs of disaggregated requests that failed, by cause")
@@ -218,13 +220,16 @@ COUNTER(PD_ANOTHER_DECODE, "pd_fallbacks_total", "to=\"another-decode\",cause=\"
 COUNTER(PD_REQUESTS, "pd_requests_total", "", "Requests whose prefill leg was begun")
 COUNTER(PD_CLIENT_ERRORS, "pd_prefill_client_errors_total", "",
 	"Prefill legs that ended with a 4xx: the client's fault, its answer")
-COUNTER(PD_LEFT, "pd_left_total", "", "Clients that left while a prefill ran or held blocks for them")
+COUNTER(PD_LEFT, "pd_left_total", "",
+	"Clients that left while a prefill ran or held blocks for them")
 COUNTER(PD_RELEASED, "pd_releases_total", "result=\"done\"",
 	"Blocks given up for clients that left, by a decode of one token")
 COUNTER(PD_RELEASE_FAILED, "pd_releases_total", "result=\"failed\"",
 	"Blocks given up for clients that left, by a decode of one token")
-HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "", "Prefill legs, from their start to the whole answer")
+HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "",
+	  "Prefill legs, from their start to the whole answer")
 HISTOGRAM(PD_DECODE, "pd_decode_seconds", "", "Decode legs, from their start to their end")
 HISTOGRAM(PD_TRANSFER, "pd_transfer_seconds", "",
 	  "As seen from outside: decode leg sent to its first content")
-HISTOGRAM(PD_HOP, "pd_hop_seconds", "", "Inside the gateway: prefill answer whole to decode request sent")
+HISTOGRAM(PD_HOP, "pd_hop_seconds", "",
+	  "Inside the gateway: prefill answer whole to decode request sent")
