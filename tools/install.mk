@@ -34,6 +34,7 @@ install: all man
 	$(Q)chmod 644 $(UNITDIR)/sluiced.service
 	$(Q)install -m 644 $(DOCS) $(DOCDIR)
 	$(Q)install -m 644 deploy/sluiced.yaml $(DOCDIR)/sluiced.yaml.example
+	$(Q)install -m 644 deploy/grafana.json deploy/alerts.yaml $(DOCDIR)
 	$(Q)test -e $(ETCDIR)/sluice/sluiced.yaml || install -m 644 deploy/sluiced.yaml $(ETCDIR)/sluice/sluiced.yaml
 	$(Q)test -e $(ETCDIR)/logrotate.d/sluiced || install -m 644 deploy/logrotate $(ETCDIR)/logrotate.d/sluiced
 

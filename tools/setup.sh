@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# What `make check` and `make demo` need on a bare Debian 12: packages, bpffs, the pinned Python
-# clients of the end-to-end tests. Installs only what is missing; a stamp makes a second run instant.
+# What the Makefile needs on a bare Debian 12. build (the default, `make demo`): packages, bpffs;
+# check: also the tests' tools and pinned Python clients; bench: also what we compare with.
+# Installs only what is missing; a stamp makes a second run instant.
 # Without root it says what is missing and goes on: every later step copes with what there is.
-# The name of a package group may be given: build (the default), check, bench.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-BUILD="gcc make libc6-dev pkg-config clang-19 llvm-19 libclang-rt-19-dev clang-format-19 bpftool
-	libbpf-dev libelf-dev zlib1g-dev libnl-3-dev libnl-route-3-dev liburing-dev libcmocka-dev
-	libxxhash-dev libjansson-dev libyaml-dev libyajl-dev libzmq3-dev libmsgpack-dev liburcu-dev
-	gcc-aarch64-linux-gnu libc6-dev-arm64-cross python3 python3-venv curl universal-ctags"
-CHECK="mandoc man-db prometheus logrotate"
-BENCH="haproxy nginx-light"
+BUILD="gcc make libc6-dev pkg-config clang-19 llvm-19 bpftool libbpf-dev libelf-dev zlib1g-dev
+	libnl-3-dev libnl-route-3-dev liburing-dev libxxhash-dev libjansson-dev libyaml-dev
+	libzmq3-dev libmsgpack-dev liburcu-dev python3 curl"
+CHECK="libclang-rt-19-dev clang-format-19 libcmocka-dev libyajl-dev gcc-aarch64-linux-gnu
+	libc6-dev-arm64-cross python3-venv python3-yaml mandoc man-db prometheus logrotate jq"
+BENCH="haproxy nginx-light libyajl-dev"
 
 group=${1:-build}
 case $group in
@@ -77,10 +77,9 @@ install_python() {
 mkdir -p build
 mount_bpffs
 stamp=build/.setup-$group
-[ -f $stamp ] && [ ! tools/setup.sh -nt $stamp ] && [ -f build/venv/.done ] &&
-	[ ! tests/e2e/requirements.txt -nt build/venv/.done ] && exit 0
+[ -f $stamp ] && [ ! tools/setup.sh -nt $stamp ] && [ ! tests/e2e/requirements.txt -nt $stamp ] && exit 0
 ok=1
 install_packages || ok=0
-install_python || ok=0
+[ "$group" != check ] || install_python || ok=0
 [ $ok = 1 ] && touch $stamp
 exit 0
