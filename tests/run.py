@@ -14,6 +14,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TAP = re.compile(r"^(ok|not ok) \d+(?: -)?\s*(.*)$")
+E2E_SANITIZED = ("curl", "http", "faults", "forward", "abuse")
 STEP_SECONDS_MAX = 900  # a hung step is a failed step
 
 
@@ -91,11 +92,13 @@ def make(sums, label, *args):
     return status == 0
 
 
+SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+              "UBSAN_OPTIONS": "print_stacktrace=1",
+              "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+
+
 def units(sums, variant, threaded=False):
-    env = {"CMOCKA_MESSAGE_OUTPUT": "TAP",
-           "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
-           "UBSAN_OPTIONS": "print_stacktrace=1",
-           "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+    env = {"CMOCKA_MESSAGE_OUTPUT": "TAP", **SANITIZERS}
     sources = sorted(glob.glob(os.path.join(ROOT, "tests/unit/test_*.c")))
     for source in sources:
         if threaded and not re.search(r"\bpthread_create\b", open(source).read()):
@@ -112,11 +115,15 @@ def unit_bins(variant, threaded=False):
     return bins
 
 
-def e2e(sums):
+def e2e(sums, variant=os.environ.get("SLUICE_VARIANT", "release"), only=None):
+    env = {"SLUICE_VARIANT": variant, **SANITIZERS}
     venv = os.path.join(ROOT, "build/venv/bin/python")
     python = venv if os.path.exists(os.path.join(ROOT, "build/venv/.done")) else sys.executable
     for path in sorted(glob.glob(os.path.join(ROOT, "tests/e2e/test_*.py"))):
-        tap(sums, os.path.basename(path)[:-3], [python, path])
+        name = os.path.basename(path)[5:-3]
+        if only is None or name in only:
+            label = f"e2e {name}" + ("" if variant == "release" else f" ({variant})")
+            tap(sums, label, [python, path], env)
 
 
 def corpus_of(name):
@@ -194,6 +201,9 @@ def check(sums):
     if built:
         with Step(sums, "end to end"):
             e2e(sums)
+        with Step(sums, "end to end, ASan and UBSan"):
+            if make(sums, "build (asan)", "VARIANT=asan", "all"):
+                e2e(sums, "asan", E2E_SANITIZED)
 
 
 def main():

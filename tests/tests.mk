@@ -18,8 +18,10 @@ check:
 style:
 	$(Q)$(PY) tests/style.py
 
-e2e:
-	$(Q)$(PY) tests/run.py e2e
+# Also VARIANT=asan or tsan: the same tests before a sanitized sluiced.
+e2e: all
+	$(Q)$(if $(filter release,$(VARIANT)),,$(MAKE) --no-print-directory VARIANT=release all)
+	$(Q)SLUICE_VARIANT=$(VARIANT) $(PY) tests/run.py e2e
 
 soak: all
 	$(Q)SLUICE_SOAK=1 $(PY) tests/run.py e2e

@@ -19,7 +19,12 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.path.join(ROOT, "build", "bin")
 SOAK = os.environ.get("SLUICE_SOAK") == "1"
-DEADLINE_S = 20.0
+VARIANT = os.environ.get("SLUICE_VARIANT", "release")  # which build of sluiced: make e2e VARIANT=asan
+SANITIZED = VARIANT in ("asan", "tsan")
+SLUICED = os.environ.get("SLUICED", os.path.join(
+    BIN if VARIANT == "release" else os.path.join(ROOT, "build", VARIANT, "bin"), "sluiced"))
+DEADLINE_S = 60.0 if SANITIZED else 20.0
+COMPLAINT = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
 
 
 class Skip(Exception):
@@ -87,11 +92,11 @@ class Process:
 class Gateway(Process):
     """sluiced before the given endpoints ("ip:port" or objects with .address), one worker."""
 
-    def __init__(self, endpoints, *flags, ready=True):
+    def __init__(self, endpoints, *flags, ready=True, exe=SLUICED):
         self.port, self.admin = free_port(), free_port()
-        argv = [os.environ.get("SLUICED", os.path.join(BIN, "sluiced")),
-                "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin}",
-                "--workers", "1", "--no-pin-workers", "--no-bpf"]
+        argv = [exe, "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin}",
+                "--workers", "1", "--no-pin-workers", "--no-bpf",
+                *(["--drain-timeout", "100ms"] if SANITIZED else [])]
         for e in endpoints:
             argv += ["--endpoint", getattr(e, "address", e)]
         super().__init__(argv + list(flags))
@@ -121,9 +126,18 @@ class Gateway(Process):
         if kind:
             print("---- the gateway said:\n" + self.output()[-3000:], file=sys.stderr)
         crashed = not self.alive()
+        if SANITIZED and not crashed:  # an orderly end looks for leaks as well
+            self.stop(signal.SIGTERM)
+            assert self.popen.returncode == 0, self.output()[-6000:]
         self.stop()
+        said = COMPLAINT.search(self.output())
+        assert not said, self.output()[said.start():said.start() + 6000]
         if crashed and not kind and self.popen.returncode != 0:
             raise AssertionError(f"sluiced ended by itself with {self.popen.returncode}")
+
+    def grew_kb(self, before):
+        """Memory that was not there before; a sanitizer's own is not the gateway's."""
+        return 0 if SANITIZED else self.rss_kb() - before
 
     def metrics(self):
         return get(self.admin, "/metrics").body.decode()

@@ -33,8 +33,9 @@ CONTROL = {"/health", "/metrics", "/v1/models", "/version", "/kv_event_sources"}
 def fixture(name, kind="response"):
     with open(os.path.join(DATA, f"{name}.{kind}"), "rb") as f:
         raw = f.read()
-    # Some clients of the capture wanted no more; answers here leave the connection open.
-    return relength(re.sub(rb"(?i)connection: close\r\n", b"", raw, count=1))
+    if kind == "response":  # clients of the capture wanted no more; here connections are kept
+        raw = re.sub(rb"(?i)connection: close\r\n", b"", raw, count=1)
+    return relength(raw)
 
 
 def relength(raw):

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 
-from harness import BIN, Gateway, Skip, call, chat, eventually, free_port, get, main, post, raw
+from harness import SLUICED, Gateway, Skip, call, chat, eventually, free_port, get, main, post, raw
 from replay import Replay, fixture, hang, payload, relength, split_head
 
 PATH = "/v1/chat/completions"
@@ -177,7 +177,7 @@ def test_the_default_limits_are_the_documented_ones():
         over = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
         got = raw(gw.port, over % (PATH.encode(), (64 << 20) + 1))
         assert answers(got)[0][0] == 413
-    done = subprocess.run([os.environ.get("SLUICED", os.path.join(BIN, "sluiced")),
+    done = subprocess.run([SLUICED,
                            "--endpoint", "127.0.0.1:1", "--check-config"], capture_output=True)
     text = done.stdout.decode()
     for line in ("head-timeout: 10s", "body-grace: 10s", "body-rate-min: 1KiB",
@@ -560,7 +560,7 @@ def test_each_worker_serves_and_sits_on_its_cpu():
 def test_a_worker_without_its_ring_ends_the_process():
     if subprocess.run(["bash", "-c", "ulimit -l 0 && ulimit -n 16"]).returncode:
         raise Skip("limits cannot be set here")
-    exe = os.environ.get("SLUICED", os.path.join(BIN, "sluiced"))
+    exe = SLUICED
     with tempfile.TemporaryDirectory() as d:
         done = subprocess.run(
             ["bash", "-c", f"ulimit -n 10; exec {exe} --no-bpf --workers 4 --listen unix:{d}/s "
