@@ -117,7 +117,8 @@ class Pair:
         self.taps = [Tap(p) for p in ports] if taps else []
         ends = [t.address for t in self.taps] or self.sim.endpoints
         specs = [f"{a},role={'prefill' if i < prefill else 'decode'}" +
-                 (f",{labels(i, ports[i])}" if labels else "") for i, a in enumerate(ends)]
+                 f",label.bootstrap-port={ports[i]}" +
+                 (f",{labels(i)}" if labels else "") for i, a in enumerate(ends)]
         try:
             self.gateway = Gateway(specs, "--pd", connector, "--pd-decider", "always",
                                    "--probe-interval", "60s", *flags)
@@ -158,5 +159,8 @@ class Pair:
             post(port, "/sim/fail", {"leg": leg, "what": what, "count": count})
 
     def nothing_held(self):
-        eventually("no engine holds blocks or runs anything",
-                   lambda: (b := self.books())["held_blocks"] == 0 and b["running"] == 0)
+        try:
+            eventually("no engine holds blocks or runs anything",
+                       lambda: (b := self.books())["held_blocks"] == 0 and b["running"] == 0)
+        except AssertionError:
+            raise AssertionError(f"held or running: {self.books()}") from None

@@ -317,6 +317,8 @@ void api_get(struct conn *c, const struct http1_head *head)
 		reply_metrics(&c->out, &c->inst->engine, opt->model, c->inst->port);
 	else if (span_eq(head->path, SPAN("/health")) || span_eq(head->path, SPAN("/ping")))
 		reply_json(&c->out, 200, "", c->inst->port, true);
+	else if (opt->kv_connector && span_eq(head->path, SPAN("/query")))
+		pd_query(c);
 	else if (span_eq(head->path, SPAN("/sim/kv")))
 		pd_report(c);
 	else if (span_eq(head->path, SPAN("/version")))

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const struct pd_connector *const connectors[] = {
-	&pd_nixlv2,
+	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio,
 };
 
 static const struct pd_connector *connector;
@@ -58,10 +58,21 @@ struct pd_hold *pd_hold_find(const struct instance *inst, const char *key)
 	return NULL;
 }
 
+/* A decode leg that came before its prefill. */
+static struct conn *reader_waiting(const char *key)
+{
+	for (unsigned int i = 0; i < transfer_count; i++)
+		if (!transfers[i]->pd->due_ms && strcmp(transfers[i]->pd->key, key) == 0)
+			return transfers[i];
+	return NULL;
+}
+
 static struct pd_hold *hold_new(struct conn *c)
 {
 	struct pd_hold *h = calloc(1, sizeof(*h));
 
+	if (connector->meets)
+		h->reader = reader_waiting(c->pd->key);
 	snprintf(h->key, sizeof(h->key), "%s", c->pd->key);
 	h->inst = c->inst;
 	h->tokens = c->pd->prompt_tokens;
@@ -260,27 +271,44 @@ static void transfer_begin(struct conn *c)
 					  options->time_scale;
 }
 
-enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h)
+static enum pd_verdict decode_waits(struct conn *c, struct seq *s, struct pd_hold *h,
+				    const char *key)
 {
 	enum pd_verdict v = failed_on_order(c, "decode");
 	struct pd_leg *leg;
 
 	if (v != PD_PLAIN)
 		return v;
-	leg = leg_new(c, PD_DECODES, s, h->key);
+	leg = leg_new(c, PD_DECODES, s, key);
 	leg->parked = s;
-	h->reader = c;
+	if (h)
+		h->reader = c;
 	c->inst->pd.decodes++;
 	if (transfer_count == sizeof(transfers) / sizeof(*transfers))
 		return pd_fail(c, "too many transfers");
 	transfers[transfer_count++] = c;
-	if (h->ready)
+	if (h && h->ready)
 		transfer_begin(c);
 	if (c->reply.stream) {
 		stream_head_alone(c);
 		conn_flush(c);
 	}
 	return PD_ON_ITS_WAY;
+}
+
+enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h)
+{
+	return decode_waits(c, s, h, h->key);
+}
+
+enum pd_verdict pd_meets(struct conn *c, struct seq *s, const struct instance *prefiller,
+			 const char *key)
+{
+	struct pd_hold *h = pd_hold_find(prefiller, key);
+
+	if (h && h->reader)
+		return pd_fail(c, "two decode legs in one room");
+	return decode_waits(c, s, h, key);
 }
 
 enum pd_verdict pd_begin(struct conn *c, const struct http1_head *head, json_t *body, struct seq *s)
@@ -316,36 +344,42 @@ static bool answer_spoilt(struct conn *c)
 	return false;
 }
 
+/* The prefill of a pair that meets is computed: its answer waits for the transfer. */
+static bool finish_meeting(struct conn *c)
+{
+	struct pd_hold *h = pd_hold_find(c->inst, c->pd->key);
+
+	h->ready = true;
+	if (answer_spoilt(c)) {
+		pd_gone(c);
+		return false;
+	}
+	if (h->reader)
+		transfer_begin(h->reader);
+	return false;
+}
+
 bool pd_finish(struct conn *c)
 {
 	struct pd_leg *leg = c->pd;
 	struct pd_hold *h;
-	bool sent = true;
+	bool sent;
 
 	if (!leg)
 		return true;
-	c->pd = NULL;
-	if (leg->role == PD_PREFILLS) {
-		h = connector->meets ? pd_hold_find(c->inst, leg->key) : NULL;
-		if (!h) {
-			c->pd = leg; /* hold_new reads it */
-			h = hold_new(c);
-			c->pd = NULL;
-		}
-		h->ready = true;
-		h->writer = NULL;
-		if (h->reader)
-			transfer_begin(h->reader);
-		h->params = connector->params ? connector->params(c, h) : NULL;
-		if (h->params)
-			c->reply.kv_params = json_dumps(h->params, JSON_COMPACT);
-		sent = !answer_spoilt(c);
-		if (!sent || !c->reply.kv_params) { /* nobody will ever know of these blocks */
-			if (!connector->meets)
-				hold_free(h);
-		}
-	}
+	if (connector->meets)
+		return finish_meeting(c);
+	h = hold_new(c);
+	h->ready = true;
+	h->writer = NULL;
+	h->params = connector->params ? connector->params(c, h) : NULL;
+	if (h->params)
+		c->reply.kv_params = json_dumps(h->params, JSON_COMPACT);
+	sent = !answer_spoilt(c);
+	if (!sent || (!c->reply.kv_params && !connector->stores))
+		hold_free(h); /* nobody will ever know of these blocks */
 	free(leg);
+	c->pd = NULL;
 	return sent;
 }
 
@@ -358,10 +392,31 @@ static void transfer_forget(const struct conn *c)
 
 /* A decode leg that dies tells the prefill engine, whatever it had begun; one that prefills frees
  * what it held in the making. */
+static void leg_free(struct conn *c)
+{
+	if (c->pd->parked)
+		seq_free(c->pd->parked);
+	free(c->pd);
+	c->pd = NULL;
+}
+
+/* The other half of a pair cannot go on. */
+static void half_fails(struct conn *c)
+{
+	transfer_forget(c);
+	pd_fail(c, "its other half is gone");
+	if (c->seq)
+		c->dead = true; /* it still computes: its connection's end stops it */
+	else
+		leg_free(c);
+	conn_flush(c);
+}
+
 void pd_gone(struct conn *c)
 {
 	struct pd_leg *leg = c->pd;
 	struct pd_hold *h;
+	struct conn *other = NULL;
 
 	free(c->reply.kv_params);
 	c->reply.kv_params = NULL;
@@ -369,33 +424,43 @@ void pd_gone(struct conn *c)
 		return;
 	c->inst->pd.aborted++;
 	transfer_forget(c);
-	if (leg->role == PD_DECODES) {
-		h = hold_of_reader(c);
-		if (h) {
-			h->inst->pd.released++;
-			hold_free(h);
-		}
-	} else {
-		h = pd_hold_find(c->inst, leg->key);
-		if (h && h->writer == c && !h->ready)
-			hold_free(h);
+	h = leg->role == PD_DECODES ? hold_of_reader(c) : pd_hold_find(c->inst, leg->key);
+	if (h && (h->reader == c || h->writer == c)) {
+		if (connector->meets)
+			other = h->reader == c ? h->writer : h->reader;
+		h->inst->pd.released += h->reader == c;
+		hold_free(h);
 	}
-	if (leg->parked)
-		seq_free(leg->parked);
-	free(leg);
-	c->pd = NULL;
+	leg_free(c);
+	if (other)
+		half_fails(other);
 }
 
 /* The blocks are here: the prefill engine lets go, the sequence decodes. */
+static void writer_answers(struct conn *w)
+{
+	free(w->pd);
+	w->pd = NULL;
+	if (w->reply.stream)
+		reply_stream_token(&w->out, &w->reply, 0, true);
+	else
+		reply_whole(&w->out, &w->reply);
+	conn_flush(w);
+}
+
 static void transfer_end(struct conn *c)
 {
 	struct pd_hold *h = hold_of_reader(c);
 	struct seq *s = c->pd->parked;
+	struct conn *writer = NULL;
 
 	if (h) {
 		h->inst->pd.transfers++;
+		writer = h->writer;
 		hold_free(h);
 	}
+	if (writer)
+		writer_answers(writer);
 	if (failure_due(c, "decode", "transfer")) {
 		pd_fail(c, "transfer, on order");
 		free(c->pd);
@@ -444,7 +509,7 @@ void pd_report(struct conn *c)
 	char text[768];
 
 	for (const struct pd_hold *h = holds; h; h = h->next) {
-		if (h->inst != c->inst || !h->ready)
+		if (h->inst != c->inst || !h->ready || connector->stores)
 			continue;
 		requests++;
 		blocks += h->blocks;
@@ -455,9 +520,19 @@ void pd_report(struct conn *c)
 		 "{\"connector\":\"%s\",\"held_requests\":%u,\"held_blocks\":%u,\"oldest_ms\":%.0f,"
 		 "\"prefills\":%llu,\"decodes\":%llu,\"transfers\":%llu,\"released\":%llu,"
 		 "\"aborted\":%llu,\"refused\":%llu,\"failed\":%llu,\"injected\":%llu,"
-		 "\"running\":%u}",
+		 "\"queries\":%llu,\"running\":%u}",
 		 connector ? connector->name : "off", requests, blocks, oldest, b->prefills,
 		 b->decodes, b->transfers, b->released, b->aborted, b->refused, b->failed,
-		 b->injected, c->inst->engine.running_count + c->inst->engine.waiting_count);
+		 b->injected, b->queries,
+		 c->inst->engine.running_count + c->inst->engine.waiting_count);
+	reply_json(&c->out, 200, text, c->inst->port, true);
+}
+
+void pd_query(struct conn *c)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text), "{\"0\": {\"engine_id\": \"sim-engine-%u\"}}", c->inst->port);
+	c->inst->pd.queries++;
 	reply_json(&c->out, 200, text, c->inst->port, true);
 }

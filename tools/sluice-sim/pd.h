@@ -50,14 +50,15 @@ struct pd_leg {
 
 struct pd_connector {
 	const char *name;
-	bool meets; /* both legs come at once and meet by key */
+	bool meets;  /* both legs come at once and meet by key; the prefill's answer comes last */
+	bool stores; /* what is not fetched is evicted: nothing is held for anybody */
 	/* Looks at a leg's kv_transfer_params or other members. */
 	enum pd_verdict (*begin)(struct conn *c, json_t *body, struct seq *s);
 	/* The parameters that a prefill's answer carries; NULL: none. */
 	json_t *(*params)(const struct conn *c, const struct pd_hold *h);
 };
 
-extern const struct pd_connector pd_nixlv2;
+extern const struct pd_connector pd_nixlv2, pd_sglang, pd_mooncake, pd_offloading, pd_moriio;
 
 /* By name, or NULL. */
 const struct pd_connector *pd_find(const char *name);
@@ -75,6 +76,8 @@ void pd_gone(struct conn *c);
 double pd_run(double now_ms);
 /* GET /sim/kv: the books; POST /sim/fail: {"leg","what","count"}. */
 void pd_report(struct conn *c);
+/* GET /query: the bootstrap server names its engines. */
+void pd_query(struct conn *c);
 void pd_order_failure(struct conn *c, json_t *body);
 
 /* For connectors. */
@@ -87,6 +90,9 @@ struct pd_hold *pd_hold_find(const struct instance *inst, const char *key);
 enum pd_verdict pd_prefills(struct conn *c, struct seq *s, const char *key);
 /* This leg takes the blocks of h: it waits for them, then for their transfer. */
 enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h);
+/* This leg waits for the prefill of that key, or takes it if it is there. */
+enum pd_verdict pd_meets(struct conn *c, struct seq *s, const struct instance *prefiller,
+			 const char *key);
 /* One token, not streamed: "" or what is wrong. */
 const char *pd_one_token(json_t *body);
 struct instance *pd_instance(unsigned int port);

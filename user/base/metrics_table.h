@@ -226,6 +226,8 @@ COUNTER(PD_RELEASED, "pd_releases_total", "result=\"done\"",
 	"Blocks given up for clients that left, by a decode of one token")
 COUNTER(PD_RELEASE_FAILED, "pd_releases_total", "result=\"failed\"",
 	"Blocks given up for clients that left, by a decode of one token")
+COUNTER(PD_STRANDED, "pd_stranded_total", "",
+	"Prefills whose blocks the decode engine may not have pulled: theirs to time out")
 HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "",
 	  "Prefill legs, from their start to the whole answer")
 HISTOGRAM(PD_DECODE, "pd_decode_seconds", "", "Decode legs, from their start to their end")

@@ -100,6 +100,8 @@ const struct option_row option_rows[] = {
 	  .help = "who gets a prefill leg: prefix, always, multimodal, sluice or never" },
 	{ COUNT("pd-uncached-min", pd_uncached_min, PD_UNCACHED_MIN, 0, 1 << 30),
 	  .help = "prefix decider: tokens not cached on the decode engine that ask for one" },
+	{ COUNT("pd-bootstrap-port", pd_bootstrap_port, 8998, 1, 65535),
+	  .help = "sglang, mooncake: of prefill engines (label bootstrap-port: of one)" },
 	{ BOOL("pd-fallback", pd_fallback, true),
 	  .help = "a failed prefill or transfer: the decode engine does it all" },
 	{ TIME("pd-prefill-head-timeout", pd_prefill_head_ms, PD_PREFILL_MS, 1),

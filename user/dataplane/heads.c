@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dataplane/disagg/disagg.h"
 #include "dataplane/request.h"
 
 struct writer {
@@ -105,6 +106,9 @@ ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uin
 			put_field(&w, f->name, f->value);
 	}
 	put_field(&w, SPAN("x-request-id"), span_of_str(req->id));
+	if (ep->label_count && endpoint_label(ep, PD_RANK_LABEL))
+		put_field(&w, SPAN("x-data-parallel-rank"),
+			  span_of_str(endpoint_label(ep, PD_RANK_LABEL)));
 	put_forwarded_for(&w, req);
 	if (body_bytes != HEAD_NO_LENGTH) {
 		put_number(&w, "content-length", body_bytes);

@@ -45,10 +45,8 @@ static int part_str(struct body_view *v, const char *text)
 static int value_add(struct body_view *v, const struct body_text *t)
 {
 	uint64_t at = 0, from = t->from;
-	int err = 0;
+	int err = part_add(v, t->span.ptr, 0, t->span.len);
 
-	if (!t->chain)
-		return part_add(v, t->span.ptr, 0, t->span.len);
 	for (const struct block *b = t->chain; !err && b && from < t->to; b = b->next) {
 		uint64_t used = block_used(b), end = t->to < at + used ? t->to : at + used;
 

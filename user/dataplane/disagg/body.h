@@ -28,10 +28,10 @@ struct body_view {
 	uint64_t bytes;
 };
 
-/* Text to insert: a span, or bytes [from, to) of a chain of blocks. */
+/* Text to insert: a span, and after it bytes [from, to) of a chain of blocks. */
 struct body_text {
 	struct span span;
-	const struct block *chain; /* NULL: the span */
+	const struct block *chain; /* NULL: the span alone */
 	uint64_t from, to;
 };
 

@@ -38,6 +38,7 @@ struct pd_connector {
 	/* New numbers for a new pair of legs: rooms, transfer ids. May be NULL. */
 	void (*pair)(struct disagg *pd);
 	void (*prefill)(const struct disagg *pd, struct edits *e);
+	/* Also for a release, when the request is gone: of pd alone, then. */
 	void (*decode)(const struct disagg *pd, struct edits *e);
 };
 
@@ -62,8 +63,9 @@ void edit_strip(struct edits *e);
  * request has them.
  */
 void edit_one_token(const struct disagg *pd, struct edits *e);
-/* The marked member kv_transfer_params as the prefill answered it, byte for byte. */
-void edit_params_answered(const struct disagg *pd, struct edits *e);
+/* The marked member kv_transfer_params as the prefill answered it, byte for byte. more: members to
+ * stand before the others, each with its comma, or "". */
+void edit_params_answered(const struct disagg *pd, struct edits *e, const char *more);
 
 /*
  * sampling.c: the object at body offsets [start, end) with max_tokens (and min_tokens, if there)

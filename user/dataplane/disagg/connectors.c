@@ -10,7 +10,7 @@
 #include "dataplane/disagg/disagg.h"
 
 static const struct pd_connector *const connectors[] = {
-	&pd_nixlv2,
+	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio,
 };
 
 const struct pd_connector *pd_connector_find(const char *name)
@@ -85,12 +85,25 @@ void edit_params(struct edits *e, const char *fmt, ...)
 	edit->marked = true;
 }
 
-void edit_params_answered(const struct disagg *pd, struct edits *e)
+static struct span made_of(struct edits *e, const char *fmt, ...)
+{
+	struct span s;
+	va_list ap;
+
+	va_start(ap, fmt);
+	s = made(e, fmt, ap);
+	va_end(ap);
+	return s;
+}
+
+void edit_params_answered(const struct disagg *pd, struct edits *e, const char *more)
 {
 	struct body_edit *edit = edit_new(e, BODY_ADD, OPENAI_NO_MEMBER, "kv_transfer_params");
 
+	if (*more)
+		edit->value.span = made_of(e, "{%s", more);
 	edit->value.chain = pd->answer;
-	edit->value.from = pd->params.start;
+	edit->value.from = pd->params.start + (*more != '\0');
 	edit->value.to = pd->params.end;
 	edit->marked = true;
 }

@@ -6,6 +6,7 @@
  */
 #include "dataplane/disagg/disagg.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -203,6 +204,7 @@ static void prefill_given_up(struct disagg *pd, enum pd_cause cause)
 static void prefill_failed(struct disagg *pd, enum pd_cause cause, enum health_outcome health)
 {
 	disagg_count_prefill_failure(cause);
+	query_forget(pd);
 	prefill_end(pd, health, true);
 	prefill_exclude(pd);
 	pd->cause = cause;
@@ -212,9 +214,113 @@ static void prefill_failed(struct disagg *pd, enum pd_cause cause, enum health_o
 		prefill_given_up(pd, cause);
 }
 
-static void prefill_begin(struct disagg *pd)
+static void cause_of(const struct leg *leg, enum pd_cause *ret_cause,
+		     enum health_outcome *ret_health)
+{
+	static const struct {
+		enum pd_cause cause;
+		enum health_outcome health;
+	} table[] = {
+		[LEG_RUNNING] = {PD_CAUSE_RESET, HEALTH_CLIENT_ERROR},
+		[LEG_ANSWERED] = {PD_CAUSE_STATUS, HEALTH_SERVER_ERROR},
+		[LEG_REFUSED] = {PD_CAUSE_REFUSED, HEALTH_REFUSED},
+		[LEG_RESET] = {PD_CAUSE_RESET, HEALTH_RESET},
+		[LEG_TIMEOUT] = {PD_CAUSE_TIMEOUT, HEALTH_TIMEOUT},
+		[LEG_TOO_LARGE] = {PD_CAUSE_TOO_LARGE, HEALTH_SERVER_ERROR},
+		[LEG_MALFORMED] = {PD_CAUSE_MALFORMED, HEALTH_SERVER_ERROR},
+		[LEG_NO_MEMORY] = {PD_CAUSE_NO_MEMORY, HEALTH_CLIENT_ERROR},
+		[LEG_LEFT] = {PD_CAUSE_RESET, HEALTH_CLIENT_ERROR},
+	};
+
+	*ret_cause = table[leg->result].cause;
+	*ret_health = table[leg->result].health;
+	if (leg->result == LEG_ANSWERED && leg->status < 500)
+		*ret_health = HEALTH_OK; /* full, not ill */
+}
+
+/* Our own lack: no other pod has more. */
+static void prefill_no_memory(struct disagg *pd)
+{
+	leg_fini(&pd->leg);
+	pd->leg.result = LEG_NO_MEMORY;
+	pd->tries = PD_PREFILL_TRIES;
+	prefill_failed(pd, PD_CAUSE_NO_MEMORY, HEALTH_CLIENT_ERROR);
+}
+
+static void leg_prepare(struct disagg *pd, void (*done)(struct leg *))
+{
+	const struct config *cfg = pd->worker->cfg;
+
+	pd->leg = (struct leg){.worker = pd->worker,
+			       .endpoint = pd->prefill.endpoint,
+			       .head_ms = cfg->pd_prefill_head_ms,
+			       .whole_ms = cfg->pd_prefill_ms,
+			       .done = done};
+}
+
+static void prefill_send(struct disagg *pd)
 {
 	struct leg *leg = &pd->leg;
+
+	pd->phase = PD_PREFILL;
+	pd->text_used = 0;
+	if (pd->connector->pair)
+		pd->connector->pair(pd);
+	leg_prepare(pd, prefill_over);
+	leg->fill = prefill_fill;
+	leg->drop = pd->connector->order == PD_AT_ONCE;
+	if (leg_body(pd, pd->connector->prefill, &pd->prefill_body) == 0)
+		leg->head = leg_head(pd, pd->prefill.endpoint, pd->prefill_body.bytes);
+	leg->body_bytes = pd->prefill_body.bytes;
+	if (!leg->head || leg_start(leg)) {
+		prefill_no_memory(pd);
+		return;
+	}
+	request_show(pd->req, "prefilling");
+	if (pd->connector->order == PD_AT_ONCE)
+		decode_begin(pd);
+}
+
+static void query_over(struct leg *leg)
+{
+	struct disagg *pd = container(leg, struct disagg, leg);
+	bool ok = leg->result == LEG_ANSWERED && leg->status == 200 && query_answered(pd);
+	enum health_outcome health;
+	enum pd_cause cause;
+
+	cause_of(leg, &cause, &health);
+	leg_fini(leg);
+	if (ok)
+		prefill_send(pd);
+	else
+		prefill_failed(pd, cause, HEALTH_CLIENT_ERROR);
+}
+
+/* GET /query of the pod's bootstrap server. */
+static void query_begin(struct disagg *pd)
+{
+	struct leg *leg = &pd->leg;
+	struct block *b = block_new(&pd->worker->blocks, BLOCK_SMALL);
+
+	pd->phase = PD_QUERY;
+	leg_prepare(pd, query_over);
+	leg->head = b;
+	leg->addr = pd->prefill.endpoint->addr;
+	leg->addr_len = pd->prefill.endpoint->addr_len;
+	if (leg->addr.ss_family == AF_INET)
+		((struct sockaddr_in *)&leg->addr)->sin_port = htons(pd->bootstrap_port);
+	else
+		((struct sockaddr_in6 *)&leg->addr)->sin6_port = htons(pd->bootstrap_port);
+	if (b)
+		b->end = (uint32_t)snprintf(b->data, b->size,
+					    "GET /query HTTP/1.1\r\nhost: %s:%u\r\n\r\n",
+					    pd->prefill_url_host, pd->bootstrap_port);
+	if (!b || leg_start(leg))
+		prefill_no_memory(pd);
+}
+
+static void prefill_begin(struct disagg *pd)
+{
 	bool again = pd->tries > 0;
 
 	if (prefill_pick(pd)) {
@@ -226,29 +332,11 @@ static void prefill_begin(struct disagg *pd)
 	if (again)
 		metric_inc(M_PD_ANOTHER_PREFILL);
 	pd->tries++;
-	pd->phase = PD_PREFILL;
-	pd->text_used = 0;
-	if (pd->connector->pair)
-		pd->connector->pair(pd);
-	*leg = (struct leg){.worker = pd->worker,
-			    .endpoint = pd->prefill.endpoint,
-			    .fill = prefill_fill,
-			    .head_ms = pd->worker->cfg->pd_prefill_head_ms,
-			    .whole_ms = pd->worker->cfg->pd_prefill_ms,
-			    .done = prefill_over};
-	if (leg_body(pd, pd->connector->prefill, &pd->prefill_body) == 0)
-		leg->head = leg_head(pd, pd->prefill.endpoint, pd->prefill_body.bytes);
-	leg->body_bytes = pd->prefill_body.bytes;
-	if (!leg->head || leg_start(leg)) {
-		leg_fini(leg);
-		leg->result = LEG_NO_MEMORY;
-		pd->tries = PD_PREFILL_TRIES; /* our own lack: no other pod has more */
-		prefill_failed(pd, PD_CAUSE_NO_MEMORY, HEALTH_CLIENT_ERROR);
-		return;
-	}
-	request_show(pd->req, "prefilling");
-	if (pd->connector->order == PD_AT_ONCE)
-		decode_begin(pd);
+	pd_names(pd);
+	if (pd->connector->queries && !query_known(pd))
+		query_begin(pd);
+	else
+		prefill_send(pd);
 }
 
 static bool clients_fault(int status)
@@ -279,30 +367,6 @@ static void prefill_refused(struct disagg *pd)
 	block_free(blocks, b);
 }
 
-static void cause_of(const struct leg *leg, enum pd_cause *ret_cause,
-		     enum health_outcome *ret_health)
-{
-	static const struct {
-		enum pd_cause cause;
-		enum health_outcome health;
-	} table[] = {
-		[LEG_RUNNING] = {PD_CAUSE_RESET, HEALTH_CLIENT_ERROR},
-		[LEG_ANSWERED] = {PD_CAUSE_STATUS, HEALTH_SERVER_ERROR},
-		[LEG_REFUSED] = {PD_CAUSE_REFUSED, HEALTH_REFUSED},
-		[LEG_RESET] = {PD_CAUSE_RESET, HEALTH_RESET},
-		[LEG_TIMEOUT] = {PD_CAUSE_TIMEOUT, HEALTH_TIMEOUT},
-		[LEG_TOO_LARGE] = {PD_CAUSE_TOO_LARGE, HEALTH_SERVER_ERROR},
-		[LEG_MALFORMED] = {PD_CAUSE_MALFORMED, HEALTH_SERVER_ERROR},
-		[LEG_NO_MEMORY] = {PD_CAUSE_NO_MEMORY, HEALTH_CLIENT_ERROR},
-		[LEG_LEFT] = {PD_CAUSE_RESET, HEALTH_CLIENT_ERROR},
-	};
-
-	*ret_cause = table[leg->result].cause;
-	*ret_health = table[leg->result].health;
-	if (leg->result == LEG_ANSWERED && leg->status < 500)
-		*ret_health = HEALTH_OK; /* full, not ill */
-}
-
 /* Reads the answer; the leg's blocks become the request's. */
 static enum pd_cause params_take(struct disagg *pd)
 {
@@ -315,6 +379,16 @@ static enum pd_cause params_take(struct disagg *pd)
 	if (err)
 		return PD_CAUSE_MALFORMED;
 	return pd->connector->answer_params && !pd->params.end ? PD_CAUSE_NO_PARAMS : PD_CAUSE_NONE;
+}
+
+/* A prefill that streams may say 200 and then that it failed. */
+static bool first_event_is_error(const struct leg *leg)
+{
+	char text[LEG_KEPT];
+	struct sse sse = {0};
+
+	sse_feed(&sse, text, body_copy(leg->answer, 0, leg->answer_bytes, text, sizeof(text)));
+	return sse.first_is_error;
 }
 
 /* Both legs ran at once: the decode leg decides, but a prefill that died would let it wait. */
@@ -357,6 +431,7 @@ static void prefill_over(struct leg *leg)
 		return;
 	}
 	if (pd->connector->order == PD_AT_ONCE) {
+		ok = ok && !first_event_is_error(leg);
 		leg_fini(leg);
 		prefill_over_beside(pd, ok);
 		return;
@@ -401,6 +476,18 @@ static bool decide(const struct request *req)
 	return yes;
 }
 
+/* The pair did not work: another prefill, or none. */
+static void pair_again(struct disagg *pd)
+{
+	if (pd->answer && pd->connector->releases)
+		metric_inc(M_PD_STRANDED);
+	answer_drop(pd);
+	if (prefill_may_repeat(pd))
+		prefill_begin(pd);
+	else
+		prefill_given_up(pd, pd->cause);
+}
+
 /* Another decode pod is picked after the first failed. */
 static void picked_again(struct disagg *pd)
 {
@@ -409,10 +496,8 @@ static void picked_again(struct disagg *pd)
 		forward_start(pd->req);
 	else if (pd->phase == PD_DECODE && pd->answer && pd->connector->params_survive)
 		decode_begin(pd);
-	else if (prefill_may_repeat(pd))
-		prefill_begin(pd);
 	else
-		prefill_given_up(pd, pd->cause);
+		pair_again(pd);
 }
 
 bool disagg_picked(struct request *req)
@@ -478,14 +563,10 @@ bool disagg_decode_failed(struct request *req, const struct failure *why)
 	/* It answered, but without the KV cache: the pod is fine, the pair is not. */
 	health_report(req->pick.endpoint, HEALTH_CLIENT_ERROR);
 	prefill_exclude(pd);
-	answer_drop(pd);
 	req->sse = (struct sse){0};
 	req->is_sse = false;
 	pd->phase = PD_AGAIN;
-	if (prefill_may_repeat(pd))
-		prefill_begin(pd);
-	else
-		decode_alone(pd, cause);
+	pair_again(pd);
 	return true;
 }
 
@@ -528,17 +609,27 @@ static unsigned int release_fill(const struct leg *leg, uint64_t from, struct io
 	return body_fill(&container(leg, struct disagg, leg)->decode_body, from, iov, max);
 }
 
+/* The prefill's body, of one token, with the decode leg's parameters. */
+static int release_body(struct disagg *pd)
+{
+	struct edits e = {.text = pd->text + pd->text_used, .room = PD_TEXT_BYTES - pd->text_used};
+
+	pd->connector->decode(pd, &e);
+	for (uint32_t i = 0; !e.err && i < e.count; i++)
+		if (e.list[i].marked)
+			return body_remark(&pd->decode_body, &pd->prefill_body, e.list[i].value);
+	return -ENOSPC;
+}
+
 /* The prefill holds blocks that nobody will pull: the decode pod pulls them for one token. */
 static void release_begin(struct disagg *pd)
 {
-	struct body_text params = {
-		.chain = pd->answer, .from = pd->params.start, .to = pd->params.end};
 	struct block *head = pd->release_head;
 	int n;
 
 	leg_fini(&pd->leg);
 	pd->phase = PD_RELEASE;
-	if (!head || body_remark(&pd->decode_body, &pd->prefill_body, params)) {
+	if (!head || release_body(pd)) {
 		metric_inc(M_PD_RELEASE_FAILED);
 		orphan_free(pd);
 		return;

@@ -69,10 +69,12 @@ struct disagg {
 
 	struct block *answer; /* of the prefill, while its parameters are of use */
 	struct answer params;
-	uint64_t room;	       /* sglang: both legs meet in it */
-	char transfer_id[48];  /* mooncake, moriio, offloading */
-	char engine_id[80];    /* mooncake: of the prefill engine */
-	char prefill_host[64]; /* address without port, for members */
+	uint64_t room;	      /* sglang: both legs meet in it */
+	char transfer_id[48]; /* mooncake, moriio, offloading */
+	char engine_id[80];   /* mooncake: of the prefill engine */
+	char prefill_host[64], prefill_url_host[64], decode_host[64]; /* without port */
+	unsigned int prefill_rank, decode_rank; /* data-parallel ranks, from labels */
+	uint16_t bootstrap_port;
 
 	/* After the client has left. */
 	struct block *body;	    /* taken over from the request */
@@ -85,6 +87,21 @@ struct disagg {
 };
 
 struct disagg_pool;
+
+#define PD_RANK_LABEL	   "data-parallel-rank"
+#define PD_BOOTSTRAP_LABEL "bootstrap-port"
+
+/* query.c, for connectors. pd_names() fills hosts, ranks and ports of a new pair. */
+uint64_t pd_random(struct worker *w);
+void pd_transfer_id(struct disagg *pd, const char *prefix);
+void pd_names(struct disagg *pd);
+unsigned int pd_bootstrap_port(const struct disagg *pd);
+/* Does that text (a quoted member name) stand in the answered parameters? */
+bool pd_params_have(const struct disagg *pd, const char *name);
+/* The prefill engine's own id: into pd->engine_id, or false. answered: out of pd->leg's answer. */
+bool query_known(struct disagg *pd);
+bool query_answered(struct disagg *pd);
+void query_forget(struct disagg *pd);
 
 /* Checks the options. -EINVAL with a sentence in error. */
 int disagg_check(const struct config *cfg, char *error, size_t size);

@@ -70,6 +70,10 @@ static void leg_recv(struct leg *leg)
 /* Small reads share a block, so that memory follows the answer's size. */
 static void answer_add(struct leg *leg, struct block *b)
 {
+	if (leg->drop && leg->answer_bytes > LEG_KEPT) {
+		block_free(&leg->worker->blocks, b);
+		return;
+	}
 	if (leg->answer && block_room(leg->answer_last) >= block_used(b)) {
 		memcpy(leg->answer_last->data + leg->answer_last->end, b->data + b->start,
 		       block_used(b));
@@ -128,7 +132,7 @@ static void answer_payload(struct leg *leg, struct block *b)
 		answer_add(leg, b);
 	if (whole < 0)
 		leg_end(leg, LEG_MALFORMED);
-	else if (leg->answer_bytes > PD_ANSWER_BYTES_MAX)
+	else if (leg->answer_bytes > PD_ANSWER_BYTES_MAX && !leg->drop)
 		leg_end(leg, LEG_TOO_LARGE);
 	else if (whole)
 		leg_end(leg, LEG_ANSWERED);
@@ -183,7 +187,8 @@ static void answer_head(struct leg *leg)
 	leg->framing = head.framing;
 	leg->keep_alive = head.keep_alive;
 	leg->left = head.content_length;
-	if (head.framing == HTTP1_LENGTH_BODY && head.content_length > PD_ANSWER_BYTES_MAX)
+	if (head.framing == HTTP1_LENGTH_BODY && head.content_length > PD_ANSWER_BYTES_MAX &&
+	    !leg->drop)
 		leg_end(leg, LEG_TOO_LARGE);
 	else
 		answer_payload(leg, b);

@@ -28,6 +28,8 @@ enum leg_result {
 	LEG_LEFT,      /* leg_leave() was called and no answer crossed it */
 };
 
+#define LEG_KEPT 4096
+
 struct leg {
 	struct worker *worker;
 	struct upstream *up;	   /* NULL when over */
@@ -47,6 +49,7 @@ struct leg {
 	uint64_t left;
 	int status;
 	bool head_done, keep_alive, leaving, sent_all;
+	bool drop; /* of the answer's payload little more than LEG_KEPT bytes is kept */
 	enum leg_result result;
 
 	uint64_t head_ms, whole_ms; /* deadlines from the start */

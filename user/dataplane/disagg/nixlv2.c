@@ -17,7 +17,7 @@ static void prefill(const struct disagg *pd, struct edits *e)
 
 static void decode(const struct disagg *pd, struct edits *e)
 {
-	edit_params_answered(pd, e);
+	edit_params_answered(pd, e, "");
 }
 
 const struct pd_connector pd_nixlv2 = {

@@ -5,12 +5,19 @@
 
 #include "dataplane/disagg/disagg.h"
 
+struct engine_id {
+	uint32_t generation; /* of the endpoint in that slot */
+	char id[80];	     /* "" unknown */
+};
+
 struct disagg_pool {
 	const struct pd_connector *connector; /* NULL: off */
 	bool automatic;			      /* only while there are pods of both roles */
 	struct pd_decider decider;
 	struct disagg *items, *free;
 	uint32_t fresh, count;
+
+	struct engine_id engine_ids[ENDPOINTS_MAX]; /* by slot */
 
 	/* Of the snapshot with this version: */
 	uint64_t version;
