@@ -34,7 +34,7 @@ struct config {
 	char *pd, *pd_decider; /* NULL: "auto", "sluice" */
 	bool pd_fallback;
 	uint64_t pd_bootstrap_port; /* sglang, mooncake */
-	uint64_t pd_uncached_min; /* tokens, of the prefix decider */
+	uint64_t pd_uncached_min;   /* tokens, of the prefix decider */
 	uint64_t pd_prefill_head_ms, pd_prefill_ms, pd_decode_head_ms, pd_decode_ms;
 	uint64_t scrape_interval_ms, load_stale_ms, models_interval_ms, probe_interval_ms;
 	uint64_t resolve_interval_ms;
