@@ -38,6 +38,24 @@ static void prompt_text(json_t *v, struct out *to)
 	}
 }
 
+/* The text of the last message, or the prompt: what an echo says. */
+static void echo_text(json_t *body, struct out *to)
+{
+	static const char *const lists[] = {"messages", "input"};
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) {
+		json_t *list = json_object_get(body, lists[i]);
+		json_t *last = json_array_get(list, json_array_size(list) - 1);
+
+		if (json_object_get(last, "content"))
+			prompt_text(json_object_get(last, "content"), to);
+	}
+	if (!to->len)
+		prompt_text(json_object_get(body, "prompt"), to);
+	if (!to->len)
+		prompt_text(json_object_get(body, "input"), to);
+}
+
 static struct seq *seq_new(const struct sim_options *opt, const struct out *prompt,
 			   const char *model, const char *salt)
 {
@@ -120,6 +138,20 @@ static bool failure_injected(struct conn *c)
 	return true;
 }
 
+static void echo_begin(struct conn *c, json_t *body)
+{
+	struct out text = {0};
+	uint32_t most;
+
+	echo_text(body, &text);
+	out_add(&text, "", 0);
+	c->reply.echo = c->echo = text.data;
+	c->reply.echo_len = text.len;
+	most = reply_echo_tokens(&c->reply);
+	if (most < c->reply.max_tokens)
+		c->reply.max_tokens = most;
+}
+
 /* What the body asks for, into c->reply and a new sequence of the caller's. */
 static struct seq *request_read(struct conn *c, const struct http1_head *head, json_t *body,
 				enum sim_api api)
@@ -154,6 +186,8 @@ static struct seq *request_read(struct conn *c, const struct http1_head *head, j
 			   int_member(body, "max_output_tokens",
 				      int_member(json_object_get(body, "sampling_params"),
 						 "max_tokens", opt->default_max_tokens))));
+	if (opt->echo)
+		echo_begin(c, body);
 	if (!c->reply.max_tokens)
 		c->reply.max_tokens = 1;
 	s = seq_new(opt, &prompt, c->model, salt ? salt : "");
@@ -161,6 +195,7 @@ static struct seq *request_read(struct conn *c, const struct http1_head *head, j
 	c->reply.prompt_tokens = s->prompt_tokens;
 	s->max_tokens = c->reply.max_tokens;
 	s->owner = c;
+	s->adapter = strcmp(c->model, opt->model) != 0 ? c->model : NULL;
 	return s;
 }
 
@@ -182,9 +217,11 @@ static bool refused(struct conn *c, const struct seq *s)
 
 	if ((uint64_t)s->prompt_tokens + s->max_tokens > opt->max_model_len) {
 		snprintf(text, sizeof(text),
-			 "This model's maximum context length is %u tokens. However, your request "
-			 "has %u input tokens.",
-			 opt->max_model_len, s->prompt_tokens);
+			 "This model's maximum context length is %u tokens. However, your prompt "
+			 "contains at least %u input tokens, which exceeds this limit even without "
+			 "any output tokens. Please reduce the length of the input prompt. "
+			 "(parameter=input_tokens, value=%u)",
+			 opt->max_model_len, s->prompt_tokens, s->prompt_tokens);
 		reply_error(&c->out, 400, "BadRequestError", text, "input_tokens", c->inst->port);
 		return true;
 	}
@@ -239,17 +276,28 @@ static void generate(struct conn *c, const struct http1_head *head, json_t *body
 	}
 }
 
+/* A token is four bytes: its id follows from them. */
 static void tokenize(struct conn *c, json_t *body)
 {
-	struct out prompt = {0};
-	char text[128];
+	struct out prompt = {0}, text = {0};
+	size_t count;
 
 	prompt_text(json_object_get(body, "prompt"), &prompt);
 	prompt_text(json_object_get(body, "messages"), &prompt);
-	snprintf(text, sizeof(text),
-		 "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[],\"token_strs\":null}",
-		 prompt.len / SIM_TOKEN_BYTES + 1, c->inst->engine.opt->max_model_len);
-	reply_json(&c->out, 200, text, c->inst->port, true);
+	count = prompt.len / SIM_TOKEN_BYTES + 1;
+	out_printf(&text, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", count,
+		   c->inst->engine.opt->max_model_len);
+	for (size_t i = 0; i < count; i++) {
+		size_t at = i * SIM_TOKEN_BYTES, n = prompt.len - at;
+
+		out_printf(&text, "%s%u", i ? "," : "",
+			   (unsigned int)(XXH64(prompt.data + at,
+						n < SIM_TOKEN_BYTES ? n : SIM_TOKEN_BYTES, 0) %
+					  100000));
+	}
+	out_printf(&text, "],\"token_strs\":null}");
+	reply_page(&c->out, "application/json", &text, c->inst->port);
+	free(text.data);
 	free(prompt.data);
 }
 

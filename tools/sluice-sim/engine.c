@@ -8,13 +8,16 @@
  * No I/O, no clock of its own: a test drives it by hand.
  */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "sluice-sim/sim.h"
 
 void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *))
 {
-	*e = (struct engine){.opt = opt, .token = token};
+	*e = (struct engine){
+		.opt = opt, .token = token, .random = 0x9e3779b97f4a7c15ULL ^ (opt->seed + 1)};
 	e->waiting_end = &e->waiting;
 	e->cache = cache_new(opt->kv_blocks ? opt->kv_blocks : 1);
 }
@@ -61,6 +64,72 @@ static uint32_t cached_tokens(const struct engine *e, const struct seq *s)
 	return (hit < most ? hit : most) * e->opt->block_size;
 }
 
+static double uniform(struct engine *e)
+{
+	e->random ^= e->random << 13;
+	e->random ^= e->random >> 7;
+	e->random ^= e->random << 17;
+	return ((double)(e->random >> 11) + 1) / 9007199254740993.0; /* never 0 */
+}
+
+/* Normal about the mean; as llm-d-inference-sim has it: sd at most 30 %, samples within 70 %. */
+static double sample(struct engine *e, double mean, double sd)
+{
+	double v;
+
+	sd = sd < 0.3 * mean ? sd : 0.3 * mean;
+	if (sd <= 0)
+		return mean;
+	v = mean + sd * sqrt(-2 * log(uniform(e))) * cos(2 * M_PI * uniform(e));
+	return v < 0.3 * mean ? 0.3 * mean : v > 1.7 * mean ? 1.7 * mean : v;
+}
+
+/* What a duration of the constant models becomes, as busy as the engine is now. */
+static double slowed(const struct engine *e, double ms)
+{
+	const struct sim_options *o = e->opt;
+	double load = 1;
+
+	if (o->time_factor > 1 && o->max_num_seqs > 1 && e->running_count)
+		load += (o->time_factor - 1) * (e->running_count - 1) / (o->max_num_seqs - 1);
+	return ms * load / o->time_scale;
+}
+
+static double first_token_ms(struct engine *e, const struct seq *s)
+{
+	const struct sim_options *o = e->opt;
+
+	if (s->remote)
+		return slowed(e, sample(e, o->itl_ms, o->itl_sd_ms));
+	if (o->ttft_ms > 0)
+		return slowed(e, sample(e, o->ttft_ms, o->ttft_sd_ms));
+	return slowed(e, o->prefill_overhead_ms + (s->prompt_tokens - s->cached_tokens) *
+							  sample(e, o->prefill_ms_per_token,
+								 o->prefill_sd_ms_per_token));
+}
+
+/* May its adapter run beside those that do? */
+static bool adapter_fits(const struct engine *e, const struct seq *s)
+{
+	unsigned int others = 0;
+
+	if (!s->adapter)
+		return true;
+	for (const struct seq *r = e->running; r; r = r->next) {
+		const struct seq *before = e->running;
+
+		if (!r->adapter)
+			continue;
+		if (strcmp(r->adapter, s->adapter) == 0)
+			return true;
+		while (before != r &&
+		       (!before->adapter || strcmp(before->adapter, r->adapter) != 0))
+			before = before->next;
+		others += before == r;
+	}
+	return others < e->opt->max_loras;
+}
+
 static void admit(struct engine *e, double now_ms)
 {
 	struct seq **end = &e->running;
@@ -70,7 +139,7 @@ static void admit(struct engine *e, double now_ms)
 		uint32_t cached = cached_tokens(e, s);
 		uint32_t need = blocks_of(e, s->prompt_tokens + s->made - cached);
 
-		if (e->running && e->held + need > e->opt->kv_blocks)
+		if ((e->running && e->held + need > e->opt->kv_blocks) || !adapter_fits(e, s))
 			return;
 		e->waiting = s->next;
 		if (!e->waiting)
@@ -91,14 +160,7 @@ static void admit(struct engine *e, double now_ms)
 		e->hits += s->cached_tokens;
 		e->prompt_total += s->prompt_tokens;
 		if (e->opt->constant)
-			s->due_ms =
-				now_ms + (s->remote ? e->opt->itl_ms
-					  : e->opt->ttft_ms > 0
-						  ? e->opt->ttft_ms
-						  : e->opt->prefill_overhead_ms +
-							    (s->prompt_tokens - s->cached_tokens) *
-								    e->opt->prefill_ms_per_token) /
-						 e->opt->time_scale;
+			s->due_ms = now_ms + first_token_ms(e, s);
 	}
 }
 
@@ -247,7 +309,7 @@ static double constant_run(struct engine *e, double now_ms)
 	for (struct seq *s = e->running; s; s = next) {
 		next = s->next;
 		while (s->state != SEQ_DONE && s->due_ms <= now_ms) {
-			s->due_ms += e->opt->itl_ms / e->opt->time_scale;
+			s->due_ms += slowed(e, sample(e, e->opt->itl_ms, e->opt->itl_sd_ms));
 			if (s->made + 1 >= s->max_tokens) {
 				token_made(e, s);
 				break;

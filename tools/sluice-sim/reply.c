@@ -64,18 +64,32 @@ static void head_start(struct out *o, int status)
 		   date);
 }
 
-static void head_end(struct out *o, unsigned int port)
+static void head_end(struct out *o, unsigned int port, bool chunked)
 {
-	out_printf(o, "x-inference-pod: sim-%u\r\nx-inference-port: %u\r\n\r\n", port, port);
+	out_printf(o, "vary: Origin\r\n");
+	if (o->request_id[0])
+		out_printf(o, "x-request-id: %s\r\n", o->request_id);
+	out_printf(o, "%s%sx-inference-pod: sim-%u\r\nx-inference-port: %u\r\n\r\n",
+		   o->close ? "connection: close\r\n" : "",
+		   chunked ? "transfer-encoding: chunked\r\n" : "", port, port);
+}
+
+void reply_page(struct out *o, const char *type, const struct out *body, unsigned int port)
+{
+	head_start(o, 200);
+	out_printf(o, "content-length: %zu\r\ncontent-type: %s\r\n", body->len, type);
+	head_end(o, port, false);
+	out_cut(o);
+	out_add(o, body->data, body->len);
 }
 
 void reply_json(struct out *o, int status, const char *body, unsigned int port, bool keep)
 {
 	head_start(o, status);
-	out_printf(o, "content-length: %zu\r\n%s%s", strlen(body),
-		   *body ? "content-type: application/json\r\n" : "",
-		   keep ? "" : "connection: close\r\n");
-	head_end(o, port);
+	o->close |= !keep;
+	out_printf(o, "content-length: %zu\r\n%s", strlen(body),
+		   *body ? "content-type: application/json\r\n" : "");
+	head_end(o, port, false);
 	out_cut(o);
 	out_add(o, body, strlen(body));
 }
@@ -163,13 +177,58 @@ static const char *usage(const struct reply *r, uint32_t made, bool whole)
 	return text;
 }
 
+uint32_t reply_echo_tokens(const struct reply *r)
+{
+	return (uint32_t)((r->echo_len + SIM_TOKEN_BYTES - 1) / SIM_TOKEN_BYTES);
+}
+
+/* Where piece i of the echo begins: at a character, so that a piece is UTF-8. */
+static size_t echo_at(const struct reply *r, uint32_t i)
+{
+	size_t at = (size_t)i * SIM_TOKEN_BYTES;
+
+	if (at >= r->echo_len)
+		return r->echo_len;
+	while (at && ((unsigned char)r->echo[at] & 0xc0) == 0x80)
+		at--;
+	return at;
+}
+
+/* Word i of the answer, escaped for JSON. */
+static void word_make(const struct reply *r, uint32_t i, char to[REPLY_WORD_BYTES])
+{
+	size_t n = 0;
+
+	if (!r->echo) {
+		sim_word(r->prompt_hash, i, to);
+		return;
+	}
+	for (size_t at = echo_at(r, i); at < echo_at(r, i + 1); at++) {
+		unsigned char c = (unsigned char)r->echo[at];
+
+		if (c == '"' || c == '\\')
+			to[n++] = '\\';
+		if (c < 0x20)
+			n += (size_t)snprintf(to + n, REPLY_WORD_BYTES - n, "\\u%04x", c);
+		else
+			to[n++] = (char)c;
+	}
+	to[n] = '\0';
+}
+
+/* Has the answer come to its own end, before the limit? */
+static bool ended_itself(const struct reply *r)
+{
+	return r->echo && r->max_tokens == reply_echo_tokens(r);
+}
+
 static void words(struct out *o, const struct reply *r)
 {
-	char word[SIM_WORD_BYTES + 1];
+	char word[REPLY_WORD_BYTES];
 
 	for (uint32_t i = 0; i < r->max_tokens; i++) {
-		sim_word(r->prompt_hash, i, word);
-		out_add(o, word, SIM_WORD_BYTES);
+		word_make(r, i, word);
+		out_add(o, word, strlen(word));
 	}
 }
 
@@ -230,9 +289,8 @@ static void responses_begin(struct out *o, const struct reply *r)
 void reply_stream_head(struct out *o, const struct reply *r)
 {
 	head_start(o, 200);
-	out_printf(o, "content-type: text/event-stream; charset=utf-8\r\n"
-		      "transfer-encoding: chunked\r\n");
-	head_end(o, r->port);
+	out_printf(o, "content-type: text/event-stream; charset=utf-8\r\n");
+	head_end(o, r->port, true);
 	out_cut(o);
 	if (r->api == SIM_CHAT)
 		event_put(o,
@@ -264,7 +322,8 @@ static void responses_end(struct out *o, const struct reply *r, uint32_t made)
 	if (text.len < 2000) { /* long answers: the completed response holds the text too */
 		event_put(o,
 			  "event: response.output_text.done\ndata: {\"content_index\":0,"
-			  "\"item_id\":\"msg_1\",\"output_index\":0,\"sequence_number\":%u,"
+			  "\"item_id\":\"msg_1\",\"logprobs\":[],\"output_index\":0,"
+			  "\"sequence_number\":%u,"
 			  "\"text\":\"%s\",\"type\":\"response.output_text.done\"}\n\n",
 			  made + 4, text.data);
 		event_put(o,
@@ -291,11 +350,10 @@ static void stream_end(struct out *o, const struct reply *r, uint32_t made)
 	if (r->api == SIM_MESSAGES) {
 		event_put(o, "event: content_block_stop\ndata: {\"type\":\"content_block_stop\","
 			     "\"index\":0}\n\n");
-		event_put(
-			o,
-			"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{"
-			"\"stop_reason\":\"max_tokens\",\"stop_sequence\":null},\"usage\":%s}\n\n",
-			usage(r, made, false));
+		event_put(o,
+			  "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{"
+			  "\"stop_reason\":\"%s\",\"stop_sequence\":null},\"usage\":%s}\n\n",
+			  ended_itself(r) ? "end_turn" : "max_tokens", usage(r, made, false));
 		event_put(o, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
 	} else if (r->api == SIM_RESPONSES) {
 		responses_end(o, r, made);
@@ -317,28 +375,29 @@ static uint32_t token_id(const struct reply *r, uint32_t i)
 
 void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last)
 {
-	char word[SIM_WORD_BYTES + 1];
+	char word[REPLY_WORD_BYTES];
+	const char *finish = !last ? "null" : ended_itself(r) ? "\"stop\"" : "\"length\"";
 	const char *print = last && !r->usage ? "," FINGERPRINT : "";
 
-	sim_word(r->prompt_hash, i, word);
+	word_make(r, i, word);
 	if (r->api == SIM_CHAT)
 		event_put(o,
 			  "data: %s\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
-			  "\"logprobs\":null,\"finish_reason\":%s,\"token_ids\":null}]%s}\n\n",
-			  opening(r, "chat.completion.chunk"), word,
-			  last ? "\"length\",\"stop_reason\":null" : "null", print);
+			  "\"logprobs\":null,\"finish_reason\":%s%s,\"token_ids\":null}]%s}\n\n",
+			  opening(r, "chat.completion.chunk"), word, finish,
+			  last ? ",\"stop_reason\":null" : "", print);
 	else if (r->api == SIM_COMPLETION)
 		event_put(o,
 			  "data: %s\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":null,"
 			  "\"finish_reason\":%s,\"stop_reason\":null,\"prompt_token_ids\":null,"
 			  "\"token_ids\":null}]%s}\n\n",
-			  opening(r, "text_completion"), word, last ? "\"length\"" : "null", print);
+			  opening(r, "text_completion"), word, finish, print);
 	else if (r->api == SIM_GENERATE)
 		event_put(
 			o,
 			"data: {\"request_id\":\"%s\",\"choices\":[{\"index\":0,\"logprobs\":null,"
 			"\"finish_reason\":%s,\"token_ids\":[%u]}]}\n\n",
-			r->id, last ? "\"length\"" : "null", token_id(r, i));
+			r->id, finish, token_id(r, i));
 	else if (r->api == SIM_MESSAGES)
 		event_put(o,
 			  "event: content_block_delta\ndata: {\"type\":\"content_block_delta\","
@@ -362,12 +421,12 @@ static void whole_chat(struct out *b, const struct reply *r)
 	words(b, r);
 	out_printf(b,
 		   "\",\"refusal\":null,\"annotations\":null,\"audio\":null,\"function_call\":null,"
-		   "\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"length\","
+		   "\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"%s\","
 		   "\"stop_reason\":null,\"token_ids\":null,\"routed_experts\":null}],"
 		   "\"service_tier\":null," FINGERPRINT ",\"usage\":%s,\"prompt_logprobs\":null,"
 		   "\"prompt_token_ids\":null,\"prompt_text\":null,\"kv_transfer_params\":null,"
 		   "\"ec_transfer_params\":null,\"metrics\":null}",
-		   usage(r, r->max_tokens, true));
+		   ended_itself(r) ? "stop" : "length", usage(r, r->max_tokens, true));
 }
 
 static void whole_completion(struct out *b, const struct reply *r)
@@ -375,11 +434,11 @@ static void whole_completion(struct out *b, const struct reply *r)
 	out_printf(b, "%s\"choices\":[{\"index\":0,\"text\":\"", opening(r, "text_completion"));
 	words(b, r);
 	out_printf(b,
-		   "\",\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null,"
+		   "\",\"logprobs\":null,\"finish_reason\":\"%s\",\"stop_reason\":null,"
 		   "\"token_ids\":null,\"prompt_logprobs\":null,\"prompt_token_ids\":null,"
 		   "\"routed_experts\":null}],\"service_tier\":null," FINGERPRINT ",\"usage\":%s,"
 		   "\"kv_transfer_params\":null,\"ec_transfer_params\":null,\"metrics\":null}",
-		   usage(r, r->max_tokens, true));
+		   ended_itself(r) ? "stop" : "length", usage(r, r->max_tokens, true));
 }
 
 static void whole_generate(struct out *b, const struct reply *r)
@@ -435,9 +494,9 @@ void reply_whole(struct out *o, const struct reply *r)
 			   "[{\"type\":\"text\",\"text\":\"",
 			   r->id);
 		words(&body, r);
-		out_printf(&body,
-			   "\"}],\"model\":\"%s\",\"stop_reason\":\"max_tokens\",\"usage\":%s}",
-			   r->model, usage(r, r->max_tokens, true));
+		out_printf(&body, "\"}],\"model\":\"%s\",\"stop_reason\":\"%s\",\"usage\":%s}",
+			   r->model, ended_itself(r) ? "end_turn" : "max_tokens",
+			   usage(r, r->max_tokens, true));
 	} else {
 		response_object(&body, r, true);
 	}
@@ -446,85 +505,4 @@ void reply_whole(struct out *o, const struct reply *r)
 	out_add(&body, "", 1);
 	reply_json(o, 200, body.data, r->port, true);
 	free(body.data);
-}
-
-void reply_models(struct out *o, const struct sim_options *opt, unsigned int port)
-{
-	struct out body = {0};
-	char *list = strdup(opt->lora_modules ? opt->lora_modules : ""), *save = NULL;
-	long long now = (long long)time(NULL);
-
-	out_printf(
-		&body,
-		"{\"object\":\"list\",\"data\":[{\"id\":\"%s\",\"object\":\"model\",\"created\":"
-		"%lld,\"owned_by\":\"vllm\",\"root\":\"%s\",\"parent\":null,\"max_model_len\":%u}",
-		opt->model, now, opt->model, opt->max_model_len);
-	for (char *name = strtok_r(list, ", ", &save); name; name = strtok_r(NULL, ", ", &save))
-		out_printf(&body,
-			   ",{\"id\":\"%s\",\"object\":\"model\",\"created\":%lld,\"owned_by\":"
-			   "\"vllm\",\"root\":\"%s\",\"parent\":\"%s\"}",
-			   name, now, name, opt->model);
-	out_printf(&body, "]}");
-	out_add(&body, "", 1);
-	reply_json(o, 200, body.data, port, true);
-	free(body.data);
-	free(list);
-}
-
-static void series(struct out *o, const char *type, const char *name, const char *model,
-		   double value)
-{
-	out_printf(o, "# HELP vllm:%s Simulated.\n# TYPE vllm:%s %s\n", name, name, type);
-	out_printf(o, "vllm:%s%s{engine=\"0\",model_name=\"%s\"} %.9g\n", name,
-		   *type == 'c' ? "_total" : "", model, value);
-}
-
-/* Histograms that nobody here reads: a page of a real one's size costs a scraper as much. */
-static void histogram(struct out *o, const char *name, const char *model, double count)
-{
-	static const char *const le[] = {"0.001", "0.005", "0.01", "0.02", "0.04", "0.06",  "0.08",
-					 "0.1",	  "0.25",  "0.5",  "0.75", "1.0",  "2.5",   "5.0",
-					 "7.5",	  "10.0",  "20.0", "40.0", "80.0", "160.0", "+Inf"};
-
-	out_printf(o, "# HELP vllm:%s Simulated.\n# TYPE vllm:%s histogram\n", name, name);
-	for (size_t i = 0; i < sizeof(le) / sizeof(*le); i++)
-		out_printf(o, "vllm:%s_bucket{engine=\"0\",le=\"%s\",model_name=\"%s\"} %.9g\n",
-			   name, le[i], model, count);
-	out_printf(o, "vllm:%s_count{engine=\"0\",model_name=\"%s\"} %.9g\n", name, model, count);
-	out_printf(o, "vllm:%s_sum{engine=\"0\",model_name=\"%s\"} 0.0\n", name, model);
-}
-
-void reply_metrics(struct out *o, const struct engine *e, const char *model, unsigned int port)
-{
-	static const char *const histograms[] = {
-		"time_to_first_token_seconds",	  "inter_token_latency_seconds",
-		"e2e_request_latency_seconds",	  "request_queue_time_seconds",
-		"request_prefill_time_seconds",	  "request_decode_time_seconds",
-		"request_inference_time_seconds", "request_prompt_tokens",
-		"request_generation_tokens",	  "iteration_tokens_total"};
-	struct out b = {0};
-
-	series(&b, "gauge", "num_requests_running", model, e->running_count);
-	series(&b, "gauge", "num_requests_waiting", model, e->waiting_count);
-	series(&b, "gauge", "kv_cache_usage_perc", model,
-	       e->held < e->opt->kv_blocks ? (double)e->held / e->opt->kv_blocks : 1);
-	series(&b, "counter", "num_preemptions", model, (double)e->preemptions);
-	series(&b, "counter", "prefix_cache_queries", model, (double)e->queries);
-	series(&b, "counter", "prefix_cache_hits", model, (double)e->hits);
-	series(&b, "counter", "prompt_tokens", model, (double)e->prompt_total);
-	series(&b, "counter", "generation_tokens", model, (double)e->generated_total);
-	series(&b, "counter", "request_success", model, (double)e->successes);
-	for (size_t i = 0; i < sizeof(histograms) / sizeof(*histograms); i++)
-		histogram(&b, histograms[i], model, (double)e->successes);
-	out_printf(&b,
-		   "# TYPE vllm:cache_config_info gauge\n"
-		   "vllm:cache_config_info{block_size=\"%u\",engine=\"0\",num_gpu_blocks=\"%u\"} "
-		   "1.0\n",
-		   e->opt->block_size, e->opt->kv_blocks);
-	head_start(o, 200);
-	out_printf(o, "content-length: %zu\r\ncontent-type: text/plain; version=1.0.0\r\n", b.len);
-	head_end(o, port);
-	out_cut(o);
-	out_add(o, b.data, b.len);
-	free(b.data);
 }

@@ -22,6 +22,8 @@ struct reply {
 	const char *id, *model;
 	char *kv_params; /* of a prefill's answer; NULL: null */
 	uint64_t prompt_hash;
+	char *echo; /* --mode echo: the text that is answered; NULL: words of the hash */
+	size_t echo_len;
 	uint32_t prompt_tokens, cached_tokens, max_tokens;
 	long long created;
 	unsigned int port;
@@ -34,11 +36,18 @@ struct out {
 	size_t len, size;
 	size_t cuts[OUT_CUTS]; /* where a segment ends: the next bytes go in a send of their own */
 	unsigned int cut_count;
+	bool close;	      /* heads say "connection: close" */
+	char request_id[128]; /* heads say it; "": none */
 };
 
 void out_cut(struct out *o);
 void out_add(struct out *o, const void *p, size_t n);
 __attribute__((format(printf, 2, 3))) void out_printf(struct out *o, const char *fmt, ...);
+
+/* Bytes of an escaped word of an answer, and the NUL. */
+#define REPLY_WORD_BYTES 64
+/* How many tokens the whole echo has. */
+uint32_t reply_echo_tokens(const struct reply *r);
 
 void reply_json(struct out *o, int status, const char *body, unsigned int port, bool keep);
 void reply_error(struct out *o, int status, const char *type, const char *message,
@@ -48,6 +57,8 @@ void reply_stream_head(struct out *o, const struct reply *r);
 void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last);
 void reply_whole(struct out *o, const struct reply *r);
 void reply_metrics(struct out *o, const struct engine *e, const char *model, unsigned int port);
+/* A 200 of that type; body need not end in a NUL. */
+void reply_page(struct out *o, const char *type, const struct out *body, unsigned int port);
 void reply_models(struct out *o, const struct sim_options *opt, unsigned int port);
 
 #endif

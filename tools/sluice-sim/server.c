@@ -52,6 +52,8 @@ void conn_flush(struct conn *c)
 	if (c->sent == c->out.len)
 		c->sent = c->out.len = c->out.cut_count = 0;
 	want = c->out.len > 0;
+	if (!want && c->closing && !c->seq && !c->pd && !c->hung)
+		c->dead = true;
 	if (want == c->want_write)
 		return;
 	c->want_write = want;
@@ -74,12 +76,29 @@ static void token_made(struct seq *s)
 	if (last) {
 		free(c->reply.kv_params);
 		c->reply.kv_params = NULL;
+		free(c->echo);
+		c->echo = c->reply.echo = NULL;
 		c->seq = NULL;
 		c->idle_ms = server_now_ms();
 		seq_free(s);
 	}
 	if (c->out.len)
 		conn_flush(c);
+}
+
+/* What every head of this answer says. */
+static void answer_begin(struct conn *c, const struct http1_head *head)
+{
+	struct span id = http1_field_get(head, SPAN("x-request-id"));
+
+	c->closing = c->out.close = !head->keep_alive;
+	if (!c->inst->engine.opt->request_ids)
+		return;
+	if (id.len && id.len < sizeof(c->out.request_id))
+		snprintf(c->out.request_id, sizeof(c->out.request_id), "%.*s", SPAN_FMT(id));
+	else
+		snprintf(c->out.request_id, sizeof(c->out.request_id), "%016lx%016lx", mrand48(),
+			 mrand48());
 }
 
 /* Serves what is whole in c->in. One request at a time; the rest waits in the buffer. */
@@ -89,7 +108,7 @@ static void conn_serve(struct conn *c)
 	struct http1_limits limits = {HEAD_BYTES_MAX * 2, HEAD_FIELDS_MAX, HEAD_BYTES_MAX};
 	enum http1_refusal why;
 
-	while (!c->seq && !c->pd && !c->hung && !c->dead && c->in.len) {
+	while (!c->seq && !c->pd && !c->hung && !c->dead && !c->closing && c->in.len) {
 		ssize_t n = http1_request_parse(&head, c->in.data, c->in.len, 0, &limits, &why);
 		size_t whole;
 
@@ -104,6 +123,7 @@ static void conn_serve(struct conn *c)
 			c->dead = true;
 		if (c->in.len < whole)
 			return;
+		answer_begin(c, &head);
 		if (head.method == HTTP1_POST)
 			api_post(c, &head, span_of(c->in.data + n, whole - (size_t)n));
 		else
@@ -144,6 +164,7 @@ static void conn_free(struct conn *c)
 	close(c->fd);
 	free(c->in.data);
 	free(c->out.data);
+	free(c->echo);
 	free(c);
 }
 

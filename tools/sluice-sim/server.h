@@ -38,7 +38,9 @@ struct conn {
 	struct reply reply;
 	char id[80], model[256];
 	bool dead, want_write;
-	bool hung; /* never answered, on order */
+	bool hung;    /* never answered, on order */
+	bool closing; /* when the answer is out */
+	char *echo;   /* text that the reply borrows; owned */
 	double idle_ms;
 	struct conn *next;
 };

@@ -13,6 +13,12 @@
 
 #define SIM_BLOCK_BYTES 64 /* 16 tokens of 4 bytes */
 
+/* --fake-metrics: what /metrics says, whatever runs. */
+struct sim_fake {
+	bool given;
+	double running, waiting, kv_usage;
+};
+
 struct sim_options {
 	char *model, *served_model, *lora_modules, *failure_types, *host;
 	unsigned int port, instances, max_num_seqs, max_waiting, block_size;
@@ -21,7 +27,10 @@ struct sim_options {
 	double step_ms, step_ms_per_seq, prefill_tokens_per_s, failure_rate;
 	unsigned int chunk_tokens, default_max_tokens;
 	bool constant; /* --latency-calculator constant|per-token instead of the batch model */
-	bool cache, details;
+	bool cache, details, echo, request_ids;
+	unsigned int ranks, max_loras;
+	double ttft_sd_ms, itl_sd_ms, prefill_sd_ms_per_token, time_factor;
+	struct sim_fake fake;
 	char *kv_connector; /* prefill and decode apart */
 	double kv_transfer_ms, kv_transfer_ms_per_token;
 };
@@ -52,10 +61,11 @@ struct seq {
 	uint32_t prompt_tokens, cached_tokens, prefilled, max_tokens, made;
 	uint64_t *chain; /* block hashes, owned */
 	uint32_t chain_count;
-	uint32_t held;	   /* blocks that are this sequence's alone */
-	bool remote;	   /* its prompt's blocks came from another engine */
-	uint32_t unstored; /* of them, not in the prefix cache */
-	double due_ms;	   /* constant model: when the next token comes */
+	uint32_t held;	     /* blocks that are this sequence's alone */
+	bool remote;	     /* its prompt's blocks came from another engine */
+	uint32_t unstored;   /* of them, not in the prefix cache */
+	double due_ms;	     /* constant model: when the next token comes */
+	const char *adapter; /* borrowed; NULL: the base model */
 	void *owner;
 };
 
@@ -66,6 +76,7 @@ struct engine {
 	uint32_t waiting_count, running_count;
 	uint32_t held, unstored; /* sums of the running sequences' */
 	double step_end_ms;	 /* 0: idle */
+	uint64_t random;
 	uint64_t queries, hits, prompt_total, generated_total, successes, preemptions;
 	/* Called for each token; the last one has seq->made == max_tokens. */
 	void (*token)(struct seq *seq);
