@@ -21,6 +21,7 @@
 #include "dataplane/live.h"
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/worker.h"
+#include "scheduler/config/setup.h"
 #include "scheduler/decisions.h"
 #include "scheduler/prefix_index.h"
 
@@ -383,6 +384,50 @@ static int agent_run(struct agent *a)
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* --check-config: how requests will be scheduled, as comments of the YAML. */
+static int explain(const struct config *cfg)
+{
+	struct setup *setup;
+	char *error = NULL;
+	int err = setup_from_config(cfg, &setup, &error);
+
+	if (err) {
+		fprintf(stderr, "sluiced: %s\n", error ? error : strerror(-err));
+		free(error);
+		return 2;
+	}
+	fputs("\n# How requests are scheduled\n", stdout);
+	setup_explain(stdout, setup, "# ");
+	setup_free(setup);
+	return 0;
+}
+
+/* An EndpointPickerConfig may name the file of endpoints itself. */
+static int endpoints_of_setup(struct config *cfg)
+{
+	struct setup *setup = NULL;
+	char *error = NULL;
+	int err = 0;
+
+	if (!cfg->scheduler_config || cfg->endpoints.count || cfg->endpoints_file)
+		return 0;
+	err = setup_from_config(cfg, &setup, &error);
+	if (!err && setup->endpoints_file) {
+		cfg->endpoints_file = strdup(setup->endpoints_file);
+		err = cfg->endpoints_file ? 0 : -ENOMEM;
+	} else if (!err) {
+		err = -EINVAL;
+		if (asprintf(&error, "no engines: give --endpoint, --endpoints or file-discovery") <
+		    0)
+			error = NULL;
+	}
+	if (err)
+		fprintf(stderr, "sluiced: %s\n", error ? error : strerror(-err));
+	free(error);
+	setup_free(setup);
+	return err;
+}
+
 int main(int argc, char **argv)
 {
 	static struct agent agent;
@@ -395,6 +440,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sluiced: %s\n", error.text);
 		return 2;
 	}
+	if (action == CONFIG_RUN && endpoints_of_setup(&agent.cfg))
+		return 2;
 	log_set_level((enum log_level)agent.cfg.log_level);
 	switch (action) {
 	case CONFIG_HELP:
@@ -409,7 +456,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 		config_write_yaml(stdout, &agent.cfg);
-		return 0;
+		return explain(&agent.cfg);
 	case CONFIG_UNINSTALL:
 		return guard_uninstall(agent.cfg.bpffs_dir) ||
 				       bpf_sync_uninstall(agent.cfg.bpffs_dir)

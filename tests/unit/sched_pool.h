@@ -51,7 +51,7 @@ static int reset(void **state)
 	return 0;
 }
 
-static struct scheduler *make(const char *profile, struct prefix_index *ix)
+static inline struct scheduler *make(const char *profile, struct prefix_index *ix)
 {
 	struct config cfg = {.scheduler_profile = (char *)profile,
 			     .weight_queue = 2,

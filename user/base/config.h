@@ -40,6 +40,8 @@ struct config {
 	uint64_t resolve_interval_ms;
 	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;
 	double weight_queue, weight_kv, weight_prefix; /* the default profile */
+	char *scheduler_config; /* an EndpointPickerConfig; wins over the profile */
+	bool allow_experimental_plugins;
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */
 
 	char *guard; /* off, auto, native, generic, tc */

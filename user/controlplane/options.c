@@ -164,7 +164,7 @@ static int walk_args(struct config *cfg, int argc, char *const *argv, bool file,
 
 static int check_whole(const struct config *cfg, struct config_error *e)
 {
-	if (cfg->endpoints.count == 0 && !cfg->endpoints_file)
+	if (cfg->endpoints.count == 0 && !cfg->endpoints_file && !cfg->scheduler_config)
 		return usage(e, "no engines: give --endpoint HOST:PORT or --endpoints FILE");
 	if (cfg->endpoints.count && cfg->endpoints_file)
 		return usage(e, "give either --endpoint or --endpoints, not both");

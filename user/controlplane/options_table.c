@@ -115,6 +115,10 @@ const struct option_row option_rows[] = {
 
 	{ GROUP("Choosing"), STR("scheduler-profile", scheduler_profile), .placeholder = "LIST",
 	  .help = "llm-d, sluice, or plugins and weights: queue-scorer=2,prefix-cache-scorer=3,…" },
+	{ STR("scheduler-config", scheduler_config), .placeholder = "FILE",
+	  .help = "an EndpointPickerConfig, as llm-d takes it; --check-config explains it" },
+	{ BOOL("allow-experimental-plugins", allow_experimental_plugins, false),
+	  .help = "start with plugin types that are alpha" },
 	{ WEIGHT("weight-queue", weight_queue, "2"),
 	  .help = "default profile: weight of short queues" },
 	{ WEIGHT("weight-kv", weight_kv, "2"), .help = "default profile: weight of free KV cache" },

@@ -32,21 +32,25 @@ static int ring_init(struct decision_ring *r, uint64_t entries)
 	return r->entries && r->words ? 0 : -ENOMEM;
 }
 
-int decisions_new(uint64_t count, unsigned int workers, const char *const *scorers,
-		  const double *weights, unsigned int scorer_count, struct decisions **ret)
+void decisions_profile(struct decisions *set, unsigned int i, const char *const *scorers,
+		       const double *weights, unsigned int scorer_count)
+{
+	struct decision_profile *p = &set->profiles[i % DECISION_PROFILES_MAX];
+
+	p->scorer_count = scorer_count < DECISION_SCORERS_MAX ? scorer_count : DECISION_SCORERS_MAX;
+	for (unsigned int k = 0; k < p->scorer_count; k++) {
+		p->scorers[k] = scorers[k];
+		p->weights[k] = weights[k];
+	}
+}
+
+int decisions_new(uint64_t count, unsigned int workers, struct decisions **ret)
 {
 	struct decisions *set = calloc(1, sizeof(*set) + workers * sizeof(set->rings[0]));
 
 	if (!set)
 		return -ENOMEM;
-	if (scorer_count > DECISION_SCORERS_MAX)
-		scorer_count = DECISION_SCORERS_MAX;
 	set->workers = workers;
-	set->scorer_count = scorer_count;
-	for (unsigned int i = 0; i < scorer_count; i++) {
-		set->scorers[i] = scorers[i];
-		set->weights[i] = weights[i];
-	}
 	for (unsigned int i = 0; count && i < workers; i++) {
 		if (ring_init(&set->rings[i], (count + workers - 1) / workers) == 0)
 			continue;

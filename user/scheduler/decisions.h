@@ -22,7 +22,8 @@
 
 #define DECISION_BYTES_MEAN    1024 /* room for about 70 candidates and 3 scorers */
 #define DECISION_ID_BYTES      64   /* of the request id; longer ones are cut */
-#define DECISION_SCORERS_MAX   8    /* further scorers count but are not kept */
+#define DECISION_PROFILES_MAX  16
+#define DECISION_SCORERS_MAX   8 /* further scorers count but are not kept */
 #define DECISION_SCORE_UNKNOWN 255
 
 struct decisions;
@@ -42,7 +43,7 @@ struct decision {
 	uint16_t candidate_count, scorer_count, excluded_count;
 	uint32_t hit_blocks, total_blocks, block_bytes;
 	uint32_t prompt_tokens, cached_tokens_expected;
-	uint32_t unused;
+	uint32_t profile; /* number */
 	/* as struct decision_outcome; done is 0 until the request has ended */
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
@@ -61,9 +62,11 @@ static_assert(sizeof(struct decision_outcome) ==
 		      offsetof(struct decision, candidates) - offsetof(struct decision, done),
 	      "the outcome is the end of the fixed part");
 
-/* count: DECISIONS_MAX or config's; scorer names and weights are borrowed. */
-int decisions_new(uint64_t count, unsigned int workers, const char *const *scorers,
-		  const double *weights, unsigned int scorer_count, struct decisions **ret);
+/* count: DECISIONS_MAX or config's. */
+int decisions_new(uint64_t count, unsigned int workers, struct decisions **ret);
+/* The scorers of profile number i < DECISION_PROFILES_MAX: names are borrowed. Before any put. */
+void decisions_profile(struct decisions *set, unsigned int i, const char *const *scorers,
+		       const double *weights, unsigned int scorer_count);
 void decisions_free(struct decisions *set);
 
 /* Bytes of a record with that many candidates. */

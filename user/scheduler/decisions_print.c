@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A decision as JSON and as one sentence. For the admin thread. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,12 +13,18 @@ static void put_string(FILE *f, const char *s, size_t max)
 	json_string_write(f, span_of(s, strnlen(s, max)));
 }
 
-static double weight_sum(const struct decisions *set)
+static const struct decision_profile *profile_of(const struct decisions *set,
+						 const struct decision *d)
+{
+	return &set->profiles[d->profile % DECISION_PROFILES_MAX];
+}
+
+static double weight_sum(const struct decision_profile *p)
 {
 	double sum = 0;
 
-	for (unsigned int i = 0; i < set->scorer_count; i++)
-		sum += set->weights[i];
+	for (unsigned int i = 0; i < p->scorer_count; i++)
+		sum += fabs(p->weights[i]);
 	return sum;
 }
 
@@ -36,6 +43,7 @@ static void write_candidate(FILE *f, const struct decisions *set, const struct d
 {
 	const struct decision_candidate *c = &d->candidates[n];
 	const struct endpoint *ep = find_endpoint(snap, c);
+	const struct decision_profile *p = profile_of(set, d);
 	char gone[32];
 
 	snprintf(gone, sizeof(gone), "slot %u", c->slot);
@@ -49,11 +57,10 @@ static void write_candidate(FILE *f, const struct decisions *set, const struct d
 		put_string(f, ep->name, sizeof(ep->name));
 	}
 	fprintf(f, ",\"chosen\":%s,\"hit_blocks\":%u,\"score\":%.4f,\"scores\":{",
-		n == d->chosen ? "true" : "false", c->hit_blocks,
-		c->total * weight_sum(set) / 65535);
-	for (unsigned int i = 0; i < d->scorer_count && i < set->scorer_count; i++) {
+		n == d->chosen ? "true" : "false", c->hit_blocks, c->total * weight_sum(p) / 65535);
+	for (unsigned int i = 0; i < d->scorer_count && i < p->scorer_count; i++) {
 		fprintf(f, "%s", i ? "," : "");
-		put_string(f, set->scorers[i], 64);
+		put_string(f, p->scorers[i], 64);
 		fprintf(f, ":%.3f", c->scores[i] / 254.0);
 	}
 	fputs("}}", f);
@@ -62,21 +69,22 @@ static void write_candidate(FILE *f, const struct decisions *set, const struct d
 void decision_explain(FILE *f, const struct decisions *set, const struct decision *d)
 {
 	const struct decision_candidate *c = &d->candidates[d->chosen];
+	const struct decision_profile *p = profile_of(set, d);
 	unsigned int better_hit = 0, best = 0;
 	double most = -1;
 
 	for (unsigned int i = 0; i < d->candidate_count; i++)
 		better_hit += d->candidates[i].hit_blocks > c->hit_blocks;
-	for (unsigned int i = 0; i < d->scorer_count && i < set->scorer_count; i++) {
-		if (c->scores[i] * set->weights[i] <= most)
+	for (unsigned int i = 0; i < d->scorer_count && i < p->scorer_count; i++) {
+		if (c->scores[i] * p->weights[i] <= most)
 			continue;
-		most = c->scores[i] * set->weights[i];
+		most = c->scores[i] * p->weights[i];
 		best = i;
 	}
 	fprintf(f, "%.64s had the best score of %u candidate%s", d->endpoint, d->candidate_count,
 		d->candidate_count == 1 ? "" : "s");
-	if (d->candidate_count > 1 && set->scorer_count)
-		fprintf(f, ", most of it from %s", set->scorers[best]);
+	if (d->candidate_count > 1 && p->scorer_count)
+		fprintf(f, ", most of it from %s", p->scorers[best]);
 	fprintf(f, "; %u of %u prompt blocks were expected in its cache (about %u of %u tokens)",
 		d->hit_blocks, d->total_blocks, d->cached_tokens_expected, d->prompt_tokens);
 	if (better_hit)
@@ -114,6 +122,7 @@ static void write_outcome(FILE *f, const struct decision *d)
 void decision_write_json(FILE *f, const struct decisions *set, const struct decision *d,
 			 const struct endpoint_snapshot *snap)
 {
+	const struct decision_profile *p = profile_of(set, d);
 	char *why = NULL;
 	size_t why_bytes = 0;
 	FILE *text = open_memstream(&why, &why_bytes);
@@ -128,10 +137,10 @@ void decision_write_json(FILE *f, const struct decisions *set, const struct deci
 		d->total_blocks, d->block_bytes);
 	write_outcome(f, d);
 	fputs(",\"weights\":{", f);
-	for (unsigned int i = 0; i < set->scorer_count; i++) {
+	for (unsigned int i = 0; i < p->scorer_count; i++) {
 		fprintf(f, "%s", i ? "," : "");
-		put_string(f, set->scorers[i], 64);
-		fprintf(f, ":%g", set->weights[i]);
+		put_string(f, p->scorers[i], 64);
+		fprintf(f, ":%g", p->weights[i]);
 	}
 	fputs("},\"candidates\":[", f);
 	for (unsigned int i = 0; i < d->candidate_count; i++) {

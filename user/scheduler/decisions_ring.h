@@ -20,10 +20,15 @@ struct decision_ring {
 	_Atomic uint64_t written;   /* records put */
 };
 
-struct decisions {
-	unsigned int workers, scorer_count;
+struct decision_profile {
+	unsigned int scorer_count;
 	const char *scorers[DECISION_SCORERS_MAX];
 	double weights[DECISION_SCORERS_MAX];
+};
+
+struct decisions {
+	unsigned int workers;
+	struct decision_profile profiles[DECISION_PROFILES_MAX];
 	struct decision_ring rings[];
 };
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scheduler/config/params.h"
+
 const struct named_profile named_profiles[] = {
 	{"llm-d", "queue-scorer=2,kv-cache-utilization-scorer=2,prefix-cache-scorer=3"},
 	{"sluice", "sluice-scorer"},
@@ -87,38 +89,43 @@ static int parse_number(const char *what, const char *text, double min, double m
 
 static int parse_param(struct plugin *p, char *text, char **ret_error)
 {
+	struct complaint c = {.file = p->type->name};
 	char *eq = strchr(text, '=');
+	int err;
 
 	if (p->type->takes_labels)
 		return parse_rule(p, text, ret_error);
 	if (!eq)
 		return fail(ret_error, "%s: parameter \"%s\" has no value", p->type->name, text);
 	*eq = 0;
-	for (int i = 0; i < PLUGIN_PARAMS_MAX && p->type->params[i].name; i++) {
-		const struct plugin_param *known = &p->type->params[i];
-
-		if (strcasecmp(known->name, text) == 0)
-			return parse_number(known->name, eq + 1, known->min, known->max,
-					    &p->params[i], ret_error);
-	}
-	return fail(ret_error, "%s has no parameter \"%s\"", p->type->name, text);
+	err = param_set(p, text, eq + 1, &c);
+	*ret_error = c.text;
+	return err;
 }
 
-static struct plugin *profile_place(struct profile *profile, enum plugin_kind kind)
+int profile_add(struct profile *profile, const struct plugin *from)
 {
-	switch (kind) {
-	case PLUGIN_FILTER:
-		return profile->filter_count == PLUGINS_MAX
-			       ? NULL
-			       : &profile->filters[profile->filter_count++];
-	case PLUGIN_SCORER:
-		return profile->scorer_count == PLUGINS_MAX
-			       ? NULL
-			       : &profile->scorers[profile->scorer_count++];
-	case PLUGIN_PICKER:
-		return profile->picker.type ? NULL : &profile->picker;
+	const struct plugin_type *type = from->type;
+	bool filters = type->keep || type->narrow;
+	int err = 0;
+
+	if ((type->pick && profile->picker.type) ||
+	    (filters && profile->filter_count == PLUGINS_MAX) ||
+	    (type->score && profile->scorer_count == PLUGINS_MAX))
+		return -E2BIG;
+	if (filters)
+		err = plugin_copy(&profile->filters[profile->filter_count], from);
+	profile->filter_count += filters && !err;
+	if (!err && type->score) {
+		err = plugin_copy(&profile->scorers[profile->scorer_count], from);
+		profile->scorer_count += !err;
+		if (!err)
+			profile->weight_sum += fabs(from->weight);
 	}
-	return NULL;
+	if (!err && type->pick)
+		err = plugin_copy(&profile->picker, from);
+	profile->uses_session |= type->uses_session;
+	return err;
 }
 
 /* item: "type=weight:param=value:…", cut up in place. */
@@ -127,29 +134,25 @@ static int parse_item(struct profile *profile, char *item, char **ret_error)
 	char *rest = item, *head = strsep(&rest, ":"), *weight = head, *param;
 	const char *name = strsep(&weight, "=");
 	const struct plugin_type *type = plugin_find(name, strlen(name));
-	struct plugin *p;
+	struct plugin p;
 	int err = 0;
 
-	if (!type)
+	if (!type || !(type->keep || type->narrow || type->score || type->pick))
 		return fail_unknown(ret_error, name);
-	p = profile_place(profile, type->kind);
-	if (!p && type->kind == PLUGIN_PICKER)
-		return fail(ret_error, "%s: a profile has one picker", name);
-	if (!p)
-		return fail(ret_error, "%s: more than %d plugins", name, PLUGINS_MAX);
-	p->type = type;
-	p->weight = 1;
-	for (int i = 0; i < PLUGIN_PARAMS_MAX; i++)
-		p->params[i] = type->params[i].value;
-	if (weight && type->kind != PLUGIN_SCORER)
+	plugin_init(&p, type);
+	if (weight && !type->score)
 		return fail(ret_error, "%s: only scorers have a weight", name);
 	if (weight)
-		err = parse_number(name, weight, 0, 1e6, &p->weight, ret_error);
+		err = parse_number(name, weight, 0, 1e6, &p.weight, ret_error);
 	while (!err && (param = strsep(&rest, ":")))
-		err = parse_param(p, param, ret_error);
-	profile->uses_session |= type->uses_session;
-	if (type->kind == PLUGIN_SCORER)
-		profile->weight_sum += p->weight;
+		err = parse_param(&p, param, ret_error);
+	if (!err)
+		err = profile_add(profile, &p);
+	plugin_fini(&p);
+	if (err == -E2BIG && type->pick)
+		return fail(ret_error, "%s: a profile has one picker", name);
+	if (err == -E2BIG)
+		return fail(ret_error, "%s: more than %d plugins", name, PLUGINS_MAX);
 	return err;
 }
 
@@ -187,23 +190,23 @@ int profile_parse(struct profile *profile, const char *text, char **ret_error)
 			err = parse_item(profile, item, ret_error);
 	}
 	free(copy);
-	if (!err && !profile->picker.type)
-		profile->picker.type = plugin_find("max-score-picker", 16);
-	return err;
+	return err ? err : profile_complete(profile);
 }
 
-static void plugin_fini(struct plugin *p)
+int profile_complete(struct profile *profile)
 {
-	for (unsigned int i = 0; i < p->rule_count; i++) {
-		free(p->rules[i].key);
-		free(p->rules[i].values);
-	}
+	if (!profile->picker.type)
+		plugin_init(&profile->picker, plugin_find("max-score-picker", 16));
+	return 0;
 }
 
 void profile_fini(struct profile *profile)
 {
 	for (unsigned int i = 0; i < profile->filter_count; i++)
 		plugin_fini(&profile->filters[i]);
+	for (unsigned int i = 0; i < profile->scorer_count; i++)
+		plugin_fini(&profile->scorers[i]);
+	plugin_fini(&profile->picker);
 	free(profile->text);
 	memset(profile, 0, sizeof(*profile));
 }

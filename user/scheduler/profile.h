@@ -33,4 +33,9 @@ extern const struct named_profile named_profiles[];
 int profile_parse(struct profile *profile, const char *text, char **ret_error);
 void profile_fini(struct profile *profile);
 
+/* Appends a copy to where its type belongs. -E2BIG: a second picker or too many; -ENOMEM. */
+int profile_add(struct profile *profile, const struct plugin *plugin);
+/* Gives a profile without a picker the best total. */
+int profile_complete(struct profile *profile);
+
 #endif

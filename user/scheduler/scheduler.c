@@ -14,6 +14,8 @@
 #include "base/health.h"
 #include "base/load.h"
 #include "scheduler/decisions.h"
+#include "scheduler/config/setup.h"
+#include "scheduler/facts.h"
 #include "scheduler/prefix_hash.h"
 #include "scheduler/prefix_index.h"
 #include "scheduler/profile.h"
@@ -33,11 +35,16 @@ struct sched_worker {
 	uint32_t hash_count;
 	struct sched_candidate candidates[ENDPOINTS_MAX];
 	float totals[ENDPOINTS_MAX], scores[PLUGINS_MAX][ENDPOINTS_MAX];
+	bool keep[ENDPOINTS_MAX];
+	uint64_t media[MEDIA_ITEMS_MAX];
+	uint32_t media_count;
 	struct decision *decision;
 };
 
 struct scheduler {
-	struct profile profile;
+	struct setup *setup;
+	struct shared_facts *facts;
+	bool uses_media, uses_cold;
 	struct prefix_index *index;
 	struct decisions *decisions;
 	struct sessions *sessions;
@@ -49,29 +56,31 @@ struct scheduler {
 
 /* ---- making ---- */
 
-static int profile_of(const struct config *cfg, struct profile *profile, char **ret_error)
-{
-	char text[256];
-
-	if (cfg->scheduler_profile && *cfg->scheduler_profile)
-		return profile_parse(profile, cfg->scheduler_profile, ret_error);
-	snprintf(text, sizeof(text),
-		 "queue-scorer=%g,kv-cache-utilization-scorer=%g,prefix-cache-scorer=%g",
-		 cfg->weight_queue, cfg->weight_kv, cfg->weight_prefix);
-	return profile_parse(profile, text, ret_error);
-}
-
 static int make_decisions(struct scheduler *s, uint64_t count)
 {
-	const char *names[DECISION_SCORERS_MAX];
-	double weights[DECISION_SCORERS_MAX];
-	unsigned int n = 0;
+	int err = decisions_new(count, s->workers, &s->decisions);
 
-	for (; n < s->profile.scorer_count && n < DECISION_SCORERS_MAX; n++) {
-		names[n] = s->profile.scorers[n].type->name;
-		weights[n] = s->profile.scorers[n].weight;
+	for (unsigned int i = 0; i < s->setup->profile_count && !err; i++) {
+		const struct profile *p = &s->setup->profiles[i]->profile;
+		const char *names[DECISION_SCORERS_MAX];
+		double weights[DECISION_SCORERS_MAX];
+		unsigned int n = 0;
+
+		for (; n < p->scorer_count && n < DECISION_SCORERS_MAX; n++) {
+			names[n] = plugin_name(&p->scorers[n]);
+			weights[n] = p->scorers[n].weight;
+		}
+		decisions_profile(s->decisions, i, names, weights, n);
 	}
-	return decisions_new(count, s->workers, names, weights, n, &s->decisions);
+	return err;
+}
+
+static bool uses_session(const struct setup *setup)
+{
+	for (unsigned int i = 0; i < setup->profile_count; i++)
+		if (setup->profiles[i]->profile.uses_session)
+			return true;
+	return false;
 }
 
 static struct sched_worker *worker_new(struct scheduler *s, unsigned int number)
@@ -91,6 +100,28 @@ static struct sched_worker *worker_new(struct scheduler *s, unsigned int number)
 	return w;
 }
 
+/* What can be read but not run. */
+static int check_runs(const struct config *cfg, const struct setup *setup, char **ret_error)
+{
+	for (unsigned int i = 0; i < setup->plugin_count; i++) {
+		const struct plugin_type *t = setup->plugins[i]->type;
+		const char *why = NULL;
+
+		if (t->flags & PLUGIN_REFUSED)
+			why = t->note;
+		else if (setup->from_file && (t->flags & PLUGIN_ALPHA) &&
+			 !cfg->allow_experimental_plugins)
+			why = "alpha: give --allow-experimental-plugins";
+		if (!why)
+			continue;
+		if (asprintf(ret_error, "%s:%u: %s: %s", cfg->scheduler_config,
+			     setup->plugin_lines[i], t->name, why) < 0)
+			*ret_error = NULL;
+		return -EINVAL;
+	}
+	return 0;
+}
+
 int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
 		  struct scheduler **ret, char **ret_error)
 {
@@ -105,7 +136,9 @@ int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned
 	s->block_bytes =
 		cfg->prompt_block_bytes ? (uint32_t)cfg->prompt_block_bytes : PROMPT_BLOCK_BYTES;
 	s->load_stale_ns = (cfg->load_stale_ms ? cfg->load_stale_ms : LOAD_STALE_MS) * NS_PER_MS;
-	err = profile_of(cfg, &s->profile, ret_error);
+	err = setup_from_config(cfg, &s->setup, ret_error);
+	if (!err)
+		err = check_runs(cfg, s->setup, ret_error);
 	if (!err && (s->block_bytes < 16 || s->block_bytes > PREFIX_BLOCK_BYTES_MAX)) {
 		err = -EINVAL;
 		if (asprintf(ret_error, "prompt block bytes: %u is not in 16 to %d", s->block_bytes,
@@ -116,7 +149,13 @@ int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned
 		err = -EINVAL;
 	if (!err)
 		err = make_decisions(s, cfg->decisions_max);
-	if (!err && s->profile.uses_session) {
+	if (!err) {
+		s->facts = calloc(1, sizeof(*s->facts));
+		s->uses_media = setup_uses(s->setup, "mm-embeddings-cache-scorer");
+		s->uses_cold = setup_uses(s->setup, "no-hit-lru-scorer");
+		err = s->facts ? 0 : -ENOMEM;
+	}
+	if (!err && uses_session(s->setup)) {
 		s->sessions = sessions_new();
 		err = s->sessions ? 0 : -ENOMEM;
 	}
@@ -144,7 +183,8 @@ void scheduler_free(struct scheduler *s)
 	}
 	decisions_free(s->decisions);
 	free(s->sessions);
-	profile_fini(&s->profile);
+	setup_free(s->setup);
+	free(s->facts);
 	free(s);
 }
 
@@ -160,7 +200,12 @@ struct decisions *scheduler_decisions(struct scheduler *s)
 
 const char *scheduler_profile(const struct scheduler *s)
 {
-	return s->profile.text;
+	return s->setup->profiles[s->setup->decode]->profile.text;
+}
+
+const struct setup *scheduler_setup(const struct scheduler *s)
+{
+	return s->setup;
 }
 
 /* ---- candidates ---- */
@@ -189,7 +234,8 @@ static void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint3
 
 	c->endpoint = ep;
 	c->view = view;
-	c->hit_blocks = 0;
+	c->hit_blocks = c->media_held = 0;
+	c->predicted = false;
 	c->known = scraped && (now_ns <= scraped || now_ns - scraped <= stale_ns);
 	c->waiting = load_read(load->waiting);
 	c->running = load_read(load->running);
@@ -257,14 +303,18 @@ static void match(struct sched_worker *w, struct sched_view *view)
 
 /* ---- the profile ---- */
 
-static int run_filters(const struct profile *profile, struct sched_view *view)
+static int run_filters(struct sched_worker *w, const struct profile *profile,
+		       struct sched_view *view)
 {
 	for (unsigned int f = 0; f < profile->filter_count; f++) {
 		const struct plugin *p = &profile->filters[f];
 		uint32_t kept = 0;
 
+		if (p->type->narrow)
+			p->type->narrow(view, p, w->keep);
 		for (uint32_t i = 0; i < view->count; i++)
-			if (p->type->keep(view, p, &view->candidates[i]))
+			if (p->type->narrow ? w->keep[i]
+					    : p->type->keep(view, p, &view->candidates[i]))
 				view->candidates[kept++] = view->candidates[i];
 		view->count = kept;
 		if (!kept)
@@ -347,10 +397,8 @@ static void count_pick(const struct sched_pick *pick)
 }
 
 static void decision_candidates(const struct sched_worker *w, const struct sched_view *view,
-				struct decision *d)
+				double sum, struct decision *d)
 {
-	double sum = w->sched->profile.weight_sum;
-
 	for (uint32_t i = 0; i < view->count; i++) {
 		struct decision_candidate *c = &d->candidates[i];
 		const struct sched_candidate *from = &view->candidates[i];
@@ -358,7 +406,9 @@ static void decision_candidates(const struct sched_worker *w, const struct sched
 		c->slot = from->endpoint->slot;
 		c->generation = (uint16_t)from->endpoint->generation;
 		c->hit_blocks = from->hit_blocks;
-		c->total = sum > 0 ? (uint16_t)(w->totals[i] / sum * 65535 + 0.5) : 0;
+		c->total = sum > 0 && w->totals[i] > 0
+				   ? (uint16_t)(w->totals[i] / sum * 65535 + 0.5)
+				   : 0;
 		for (unsigned int s = 0; s < d->scorer_count; s++)
 			c->scores[s] = (uint8_t)(w->scores[s][i] * 254 + 0.5f);
 	}
@@ -368,6 +418,7 @@ static uint64_t note_decision(struct sched_worker *w, const struct sched_view *v
 			      uint32_t chosen, const struct sched_pick *pick)
 {
 	const struct sched_request *req = view->request;
+	const struct profile *profile = &w->sched->setup->profiles[pick->profile]->profile;
 	struct decision *d = w->decision;
 	size_t id_len = req->request_id.len;
 
@@ -381,7 +432,8 @@ static uint64_t note_decision(struct sched_worker *w, const struct sched_view *v
 	d->wall_ns = clock_wall_ns();
 	d->chosen = (uint16_t)chosen;
 	d->candidate_count = (uint16_t)view->count;
-	d->scorer_count = (uint16_t)w->sched->profile.scorer_count;
+	d->profile = pick->profile;
+	d->scorer_count = (uint16_t)profile->scorer_count;
 	if (d->scorer_count > DECISION_SCORERS_MAX)
 		d->scorer_count = DECISION_SCORERS_MAX;
 	d->excluded_count = (uint16_t)req->excluded_count;
@@ -390,8 +442,89 @@ static uint64_t note_decision(struct sched_worker *w, const struct sched_view *v
 	d->block_bytes = pick->block_bytes;
 	d->prompt_tokens = pick->prompt_tokens;
 	d->cached_tokens_expected = pick->cached_tokens_expected;
-	decision_candidates(w, view, d);
+	decision_candidates(w, view, profile->weight_sum, d);
 	return decisions_put(w->sched->decisions, w->number, d);
+}
+
+/* Which profile serves this leg; SETUP_NONE: the request names one that is not there. */
+static uint32_t profile_for(const struct setup *setup, const struct sched_request *req)
+{
+	const struct plugin *handler;
+	struct span named;
+	uint32_t i;
+
+	switch (setup->handler) {
+	case HANDLER_DISAGG:
+		i = req->role & SLUICE_ROLE_PREFILL  ? setup->prefill
+		    : req->role & SLUICE_ROLE_ENCODE ? setup->encode
+						     : setup->decode;
+		return i == SETUP_NONE ? setup->decode : i;
+	case HANDLER_HEADER:
+		handler = setup->plugins[setup->handler_plugin];
+		if (setup->profile_count == 1)
+			return 0;
+		named = request_header(req, plugin_text(handler, 0));
+		for (i = 0; named.len && i < setup->profile_count; i++)
+			if (span_eq(named, span_of_str(setup->profiles[i]->name)))
+				return i;
+		return named.len ? SETUP_NONE : setup_profile_find(setup, plugin_text(handler, 1));
+	case HANDLER_SINGLE:
+	case HANDLER_DATA_PARALLEL:
+		break;
+	}
+	return 0;
+}
+
+/* The request's distinct media items, and who was sent how many of them. */
+static void match_media(struct sched_worker *w, struct sched_view *view)
+{
+	const struct sched_request *req = view->request;
+
+	w->media_count = facts_media_items(req, w->media);
+	view->media_count = w->media_count;
+	for (uint32_t i = 0; i < view->count; i++)
+		for (uint32_t k = 0; k < w->media_count; k++)
+			view->candidates[i].media_held += facts_media_held(
+				w->sched->facts, view->candidates[i].endpoint, w->media[k]);
+}
+
+static void note_facts(struct sched_worker *w, const struct sched_pick *pick, bool hit)
+{
+	if (w->sched->uses_cold && !hit)
+		facts_cold_pick(w->sched->facts, pick->endpoint);
+	for (uint32_t k = 0; k < w->media_count; k++)
+		facts_media_sent(w->sched->facts, pick->endpoint, w->media[k]);
+}
+
+static bool any_hit(const struct sched_view *view)
+{
+	for (uint32_t i = 0; i < view->count; i++)
+		if (view->candidates[i].hit_blocks)
+			return true;
+	return false;
+}
+
+/* Everything that is known of the candidates before the profile runs. */
+static uint64_t know(struct sched_worker *w, const struct endpoint_snapshot *snap,
+		     struct sched_view *view)
+{
+	const struct scheduler *s = w->sched;
+	const struct sched_request *req = view->request;
+	uint64_t prompt_bytes = 0;
+
+	w->hash_count =
+		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
+	view->total_blocks = w->hash_count;
+	view->own_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
+	view->prompt_tokens = req->prompt_tokens ? req->prompt_tokens
+						 : (uint32_t)(prompt_bytes / BYTES_PER_TOKEN);
+	if (s->sessions && req->session.len)
+		view->session_view = sessions_find(s->sessions, snap, req->session, req->now_ns);
+	match(w, view);
+	w->media_count = 0;
+	if (s->uses_media)
+		match_media(w, view);
+	return prompt_bytes;
 }
 
 int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
@@ -403,33 +536,35 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 				  .candidates = w->candidates,
 				  .block_bytes = s->block_bytes,
 				  .rng = &w->rng,
+				  .facts = s->facts,
+				  .peer = req->peer,
 				  .session_view = -1};
-	uint64_t prompt_bytes = 0;
-	uint32_t chosen;
+	const struct profile *profile;
+	uint32_t chosen, number = profile_for(s->setup, req);
+	uint64_t prompt_bytes;
+	bool hit;
 	int err;
 
 	w->hash_count = 0;
+	if (number == SETUP_NONE)
+		return -EBUSY;
+	profile = &s->setup->profiles[number]->profile;
 	err = gather(w, snap, req, &view.count);
 	if (err)
 		return err;
-	w->hash_count =
-		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
-	view.total_blocks = w->hash_count;
-	view.own_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
-	view.prompt_tokens = req->prompt_tokens ? req->prompt_tokens
-						: (uint32_t)(prompt_bytes / BYTES_PER_TOKEN);
-	if (s->sessions && req->session.len)
-		view.session_view = sessions_find(s->sessions, snap, req->session, req->now_ns);
-	match(w, &view);
-	err = run_filters(&s->profile, &view);
+	prompt_bytes = know(w, snap, &view);
+	hit = any_hit(&view);
+	err = run_filters(w, profile, &view);
 	if (err)
 		return err;
-	run_scorers(w, &s->profile, &view);
-	err = run_picker(w, &s->profile, &view, &chosen);
+	run_scorers(w, profile, &view);
+	err = run_picker(w, profile, &view, &chosen);
 	if (err)
 		return err;
 	fill_pick(w, &view, chosen, prompt_bytes, ret);
+	ret->profile = number;
 	count_pick(ret);
+	note_facts(w, ret, hit);
 	if (s->sessions && req->session.len)
 		sessions_bind(s->sessions, ret->endpoint, req->session, req->now_ns);
 	ret->decision = note_decision(w, &view, chosen, ret);

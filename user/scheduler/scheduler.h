@@ -21,6 +21,7 @@
 
 struct decisions;
 struct prefix_index;
+struct setup;
 struct scheduler;
 struct sched_worker;
 
@@ -54,8 +55,13 @@ struct sched_request {
 	const uint16_t *excluded; /* slots tried already; at most RETRIES_MAX + 1 matter */
 	uint32_t excluded_count;
 	int32_t priority;
-	uint8_t role; /* SLUICE_ROLE_DECODE or _PREFILL when a leg needs one, else 0 */
+	uint8_t role; /* SLUICE_ROLE_DECODE, _PREFILL or _ENCODE when a leg needs one, else 0 */
 	bool stream;
+	const struct endpoint *peer; /* of the earlier leg, or NULL */
+	/* A header field of the request by its name, len 0: none. May be NULL. */
+	struct span (*header)(const void *arg, const char *name);
+	const void *header_arg;
+	uint32_t slo_ttft_ms, slo_tpot_ms; /* 0: none */
 };
 
 struct sched_pick {
@@ -66,6 +72,7 @@ struct sched_pick {
 	uint32_t prompt_tokens, cached_tokens_expected;
 	uint32_t candidates;	  /* that the scorers compared */
 	uint32_t inflight_tokens; /* counted for it in endpoint_load: tokens yet to be prefilled */
+	uint32_t profile;	  /* of the setup */
 	float score;
 };
 
@@ -93,6 +100,9 @@ struct sched_worker *scheduler_worker(struct scheduler *sched, unsigned int i);
 /* The decisions kept, for the admin port. Any thread. */
 struct decisions *scheduler_decisions(struct scheduler *sched);
 
+/* What it was made of: profiles, deciders, flow control. Lives as long as sched. */
+const struct setup *scheduler_setup(const struct scheduler *sched);
+
 /* The profile in the form that config takes: "queue-scorer=2,…". Lives as long as sched. */
 const char *scheduler_profile(const struct scheduler *sched);
 
@@ -101,7 +111,7 @@ const char *scheduler_profile(const struct scheduler *sched);
  * A half-open circuit's trial is begun here (health_trial_begin): the caller only reports its end.
  * The prompt's hashes stay in the worker's scratch until its next pick, for scheduler_learn().
  * -ENOENT: no endpoint for the model. -EAGAIN: some, but all are open, draining or excluded.
- * -EBUSY: a filter of the profile left none.
+ * -EBUSY: a filter of the profile left none, or a header names a profile that is not there.
  */
 int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 		   const struct sched_request *req, struct sched_pick *ret);

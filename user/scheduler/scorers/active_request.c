@@ -7,6 +7,9 @@ void score_active(const struct sched_view *view, const struct plugin *p, float *
 	double idle = p->params[0], busy_max = p->params[1];
 	uint32_t max = 0;
 
+	if (busy_max < 0 || busy_max > 1)
+		busy_max = 1;
+
 	for (uint32_t i = 0; i < view->count; i++)
 		if (view->candidates[i].own_requests > max)
 			max = view->candidates[i].own_requests;

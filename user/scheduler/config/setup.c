@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where a setup comes from, what it consists of, and its end. */
+#include "scheduler/config/setup.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+
+static struct setup *setup_new(void)
+{
+	struct setup *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->decode = s->prefill = s->encode = s->handler_plugin = SETUP_NONE;
+	s->latency_plugin = s->flow.usage_limit = s->flow.detector = SETUP_NONE;
+	return s;
+}
+
+void setup_free(struct setup *s)
+{
+	if (!s)
+		return;
+	for (unsigned int i = 0; i < s->plugin_count; i++) {
+		plugin_fini(s->plugins[i]);
+		free(s->plugins[i]);
+	}
+	for (unsigned int i = 0; i < s->profile_count; i++) {
+		profile_fini(&s->profiles[i]->profile);
+		free(s->profiles[i]->name);
+		free(s->profiles[i]);
+	}
+	free(s);
+}
+
+int setup_add(struct setup *s, const struct plugin_type *type, const char *name, uint32_t line,
+	      uint32_t *ret)
+{
+	struct plugin *p;
+
+	if (s->plugin_count == SETUP_PLUGINS_MAX)
+		return -E2BIG;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	plugin_init(p, type);
+	if (name) {
+		p->name = strdup(name);
+		if (!p->name) {
+			free(p);
+			return -ENOMEM;
+		}
+	}
+	s->plugin_lines[s->plugin_count] = line;
+	s->plugins[s->plugin_count] = p;
+	*ret = s->plugin_count++;
+	return 0;
+}
+
+uint32_t setup_plugin_find(const struct setup *s, const char *name)
+{
+	for (unsigned int i = 0; i < s->plugin_count; i++)
+		if (strcmp(plugin_name(s->plugins[i]), name) == 0)
+			return i;
+	return SETUP_NONE;
+}
+
+uint32_t setup_profile_find(const struct setup *s, const char *name)
+{
+	for (unsigned int i = 0; i < s->profile_count; i++)
+		if (strcmp(s->profiles[i]->name, name) == 0)
+			return i;
+	return SETUP_NONE;
+}
+
+bool setup_uses(const struct setup *s, const char *type)
+{
+	for (unsigned int i = 0; i < s->profile_count; i++) {
+		const struct profile *p = &s->profiles[i]->profile;
+
+		for (unsigned int k = 0; k < p->filter_count; k++)
+			if (strcmp(p->filters[k].type->name, type) == 0)
+				return true;
+		for (unsigned int k = 0; k < p->scorer_count; k++)
+			if (strcmp(p->scorers[k].type->name, type) == 0)
+				return true;
+	}
+	return false;
+}
+
+int keys_check(const struct node *map, const char *where, const char *const *known,
+	       struct complaint *c)
+{
+	char list[512] = "";
+
+	if (!map || node_is_null(map))
+		return 0;
+	if (map->kind != NODE_MAP)
+		return complain(c, map, "%s is a mapping", where);
+	for (const struct node *n = map->first; n; n = n->next) {
+		const char *const *k = known;
+		size_t used = 0;
+
+		while (*k && strcmp(*k, n->key) != 0)
+			k++;
+		if (*k)
+			continue;
+		for (k = known; *k && used < sizeof(list); k++)
+			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s",
+						 used ? ", " : "", *k);
+		return complain(c, n, "%s has no field \"%.64s\"; known: %s", where, n->key, list);
+	}
+	return 0;
+}
+
+int setup_ref(const struct setup *s, const struct node *ref, unsigned int kinds, const char *what,
+	      struct complaint *c, uint32_t *ret)
+{
+	char list[1024] = "";
+	size_t used = 0;
+	uint32_t i;
+
+	if (!ref || ref->kind != NODE_SCALAR)
+		return complain(c, ref, "%s: the name of a plugin is missing", what);
+	i = setup_plugin_find(s, ref->text);
+	if (i != SETUP_NONE && (s->plugins[i]->type->kinds & kinds)) {
+		*ret = i;
+		return 0;
+	}
+	for (unsigned int k = 0; k < s->plugin_count && used < sizeof(list); k++)
+		if (s->plugins[k]->type->kinds & kinds)
+			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s",
+						 used ? ", " : "", plugin_name(s->plugins[k]));
+	if (i != SETUP_NONE)
+		return complain(c, ref, "%s: \"%.64s\" is a %s, which cannot stand here; could: %s",
+				what, ref->text, s->plugins[i]->type->name, used ? list : "none");
+	return complain(c, ref, "%s: no plugin is named \"%.64s\"; listed are: %s", what, ref->text,
+			used ? list : "none of that kind");
+}
+
+int setup_from_profile(const char *text, struct setup **ret, char **ret_error)
+{
+	struct setup *s = setup_new();
+	struct setup_profile *p = calloc(1, sizeof(*p));
+	int err = -ENOMEM;
+
+	if (s && p) {
+		s->profiles[s->profile_count++] = p;
+		p->name = strdup("default");
+		err = p->name ? profile_parse(&p->profile, text, ret_error) : -ENOMEM;
+		p = NULL;
+	}
+	if (err) {
+		free(p);
+		setup_free(s);
+		return err;
+	}
+	s->decode = 0;
+	err = read_flow(s, NULL, &(struct complaint){.file = "default"});
+	if (err) {
+		setup_free(s);
+		return err;
+	}
+	*ret = s;
+	return 0;
+}
+
+int setup_read(struct setup *s, const struct node *root, struct complaint *c);
+
+int setup_from_text(const char *name, struct span text, struct setup **ret, char **ret_error)
+{
+	struct complaint c = {.file = name};
+	struct setup *s = setup_new();
+	struct node *root = NULL;
+	int err = s ? tree_read(&c, text, &root) : -ENOMEM;
+
+	if (!err)
+		err = setup_read(s, root, &c);
+	tree_free(root);
+	*ret_error = c.text;
+	if (err) {
+		setup_free(s);
+		return err;
+	}
+	*ret = s;
+	return 0;
+}
+
+int setup_from_file(const char *path, struct setup **ret, char **ret_error)
+{
+	FILE *f __cleanup(file_close) = fopen(path, "re");
+	char *text __cleanup(mem_free) = NULL;
+	int err = f ? 0 : errno;
+	size_t n = 0;
+
+	if (f) {
+		text = malloc(TREE_BYTES_MAX + 1);
+		if (!text)
+			return -ENOMEM;
+		n = fread(text, 1, TREE_BYTES_MAX + 1, f);
+		err = ferror(f) ? errno : 0;
+	}
+	if (err) {
+		if (asprintf(ret_error, "%s: %s", path, strerror(err)) < 0)
+			*ret_error = NULL;
+		return -err;
+	}
+	return setup_from_text(path, span_of(text, n), ret, ret_error);
+}
+
+int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_error)
+{
+	char text[256];
+	int err;
+
+	if (cfg->scheduler_config && *cfg->scheduler_config) {
+		err = setup_from_file(cfg->scheduler_config, ret, ret_error);
+		if (!err)
+			(*ret)->from_file = true;
+		return err;
+	}
+	if (cfg->scheduler_profile && *cfg->scheduler_profile)
+		return setup_from_profile(cfg->scheduler_profile, ret, ret_error);
+	snprintf(text, sizeof(text),
+		 "queue-scorer=%g,kv-cache-utilization-scorer=%g,prefix-cache-scorer=%g",
+		 cfg->weight_queue, cfg->weight_kv, cfg->weight_prefix);
+	return setup_from_profile(text, ret, ret_error);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session-affinity-filter: the pod that the session is bound to, if it is a candidate. */
+#include "scheduler/config/params.h"
+
+int read_session(struct plugin *p, const struct node *parameters, struct complaint *c)
+{
+	const struct node *config = node_child(parameters, "sessionIdConfig");
+	const struct node *list = node_child(config, "sources");
+
+	(void)p;
+	if (list && !node_is_null(list) && list->kind != NODE_LIST)
+		return complain(c, list, "sessionIdConfig.sources is a list");
+	for (const struct node *n = list ? list->first : NULL; n; n = n->next)
+		if (!node_child(n, "header") && !node_child(n, "attribute"))
+			return complain(c, n, "a session's source is a header or an attribute");
+	return 0;
+}
+
+void narrow_session(const struct sched_view *view, const struct plugin *p, bool *keep)
+{
+	bool found = false;
+
+	(void)p;
+	for (uint32_t i = 0; i < view->count; i++) {
+		keep[i] = (int32_t)view->candidates[i].view == view->session_view;
+		found |= keep[i];
+	}
+	for (uint32_t i = 0; !found && i < view->count; i++)
+		keep[i] = true;
+}
