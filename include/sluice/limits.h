@@ -80,6 +80,18 @@
 /* What engines say of their KV caches. */
 #define KV_MESSAGE_BYTES_MAX (16 << 20) /* skipped; kv_events_refused_total{reason="too-large"} */
 #define KV_EVENT_BLOCKS_MAX  65536	/* in one event: skipped; the same counter */
+#define KV_BLOCK_BYTES_MAX                                                                         \
+	65535 /* text of one block: it ends its chain; kv_unknown_tokens_total                     \
+	       */
+#define KV_SOURCES_MAX                                                                             \
+	2048 /* engines' event sockets: one more is not heard; kv_sources_refused_total */
+#define KV_INDEX_BYTES_MAX                                                                         \
+	(256L << 20)	       /* the precise index: blocks are refused; kv_no_room_total */
+#define KV_MODELS_MAX	    64 /* models with a tokenizer: one more stays approximate, logged */
+#define KV_PROMPT_BYTES_MAX (1 << 20) /* longer prompts match by their first bytes only */
+#define KV_GLUES_MAX                                                                               \
+	256 /* template pieces kept: new tools stay approximate; kv_glues_refused_total */
+#define KV_TOOLS_BYTES_MAX   65536	/* of a request's tools: longer ones stay approximate */
 #define VOCAB_TOKENS_MAX     (1 << 20)	/* ids of a tokenizer: a file beyond is refused, logged */
 #define VOCAB_FILE_BYTES_MAX (64 << 20) /* of a tokenizer.json: refused, logged */
 #define KV_EVENT_TOKENS_MAX  (1 << 20)	/* in one event: skipped; the same counter */

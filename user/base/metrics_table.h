@@ -235,3 +235,36 @@ HISTOGRAM(PD_TRANSFER, "pd_transfer_seconds", "",
 	  "As seen from outside: decode leg sent to its first content")
 HISTOGRAM(PD_HOP, "pd_hop_seconds", "",
 	  "Inside the gateway: prefill answer whole to decode request sent")
+COUNTER(KV_MESSAGES, "kv_event_messages_total", "", "Messages of engines about their KV caches")
+COUNTER(KV_STORED, "kv_events_blocks_total", "event=\"stored\"", "Blocks that events named")
+COUNTER(KV_REMOVED, "kv_events_blocks_total", "event=\"removed\"", "Blocks that events named")
+COUNTER(KV_LOADS, "kv_event_loads_total", "", "Loads that engines pushed")
+COUNTER(KV_REFUSED_MALFORMED, "kv_events_refused_total", "reason=\"malformed\"",
+	"Messages and events about KV caches that were refused")
+COUNTER(KV_REFUSED_TOO_LARGE, "kv_events_refused_total", "reason=\"too-large\"",
+	"Messages and events about KV caches that were refused")
+COUNTER(KV_REFUSED_SHAPE, "kv_events_refused_total", "reason=\"shape\"",
+	"Messages and events about KV caches that were refused")
+COUNTER(KV_REFUSED_COUNTS, "kv_events_refused_total", "reason=\"counts\"",
+	"Messages and events about KV caches that were refused")
+COUNTER(KV_REFUSED_UNKNOWN, "kv_events_refused_total", "reason=\"unknown\"",
+	"Messages and events about KV caches that were refused")
+COUNTER(KV_ORPHANS, "kv_orphans_total", "", "Blocks behind one that was never seen")
+COUNTER(KV_NO_ROOM, "kv_no_room_total", "", "Blocks that the precise index had no room for")
+COUNTER(KV_UNKNOWN_TOKENS, "kv_unknown_tokens_total", "",
+	"Blocks whose tokens the vocabulary cannot turn into text")
+COUNTER(KV_GAPS, "kv_event_gaps_total", "", "Times that messages of an engine were missing")
+COUNTER(KV_REPLAYS, "kv_event_replays_total", "", "Replays asked for")
+COUNTER(KV_REPLAYED, "kv_event_replayed_messages_total", "", "Messages that replays brought")
+COUNTER(KV_FORGOTTEN, "kv_event_forgotten_total", "",
+	"Times that all blocks of an engine were forgotten")
+COUNTER(KV_LATE, "kv_event_late_total", "", "Messages that came twice or too late")
+COUNTER(KV_SOURCES_REFUSED, "kv_sources_refused_total", "", "Event sockets beyond KV_SOURCES_MAX")
+COUNTER(KV_PROMPTS_EXACT, "kv_prompts_total", "match=\"precise\"",
+	"Prompts by how their cached part was found")
+COUNTER(KV_PROMPTS_UNKNOWN, "kv_prompts_total", "match=\"approximate\"",
+	"Prompts by how their cached part was found")
+COUNTER(KV_GLUES_REFUSED, "kv_glues_refused_total", "", "Template pieces beyond KV_GLUES_MAX")
+COUNTER(KV_GLUES_LEARNED, "kv_glues_learned_total", "", "Template pieces learned from engines")
+COUNTER(KV_CONTRADICTED, "kv_templates_contradicted_total", "",
+	"Models whose answers contradict what was learned of their template")
