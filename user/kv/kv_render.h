@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bytes that an engine will tokenize for a request, from the request's own JSON and the glue
+ * that was learned. One pass, no allocation. What it does not know for sure it refuses: then the
+ * approximate index serves.
+ */
+#ifndef SLUICE_KV_KV_RENDER_H
+#define SLUICE_KV_KV_RENDER_H
+
+#include "kv/kv_glue.h"
+
+/* Raw JSON of the members that make a prompt; len 0: absent. The body was found valid before. */
+struct kv_request {
+	struct span messages, system, instructions, input, prompt;
+};
+
+/* Where rendered bytes go. */
+struct kv_out {
+	char *bytes;
+	uint32_t len, size;
+	bool full; /* the prompt goes on: only its first bytes are here */
+};
+
+/*
+ * 0, also when out is full; -ENOTSUP: a shape, role or member that the glue does not cover.
+ * Ids of a prompt in tokens are spelt by vocab.
+ */
+int kv_render(const struct kv_glue *g, const struct vocab *vocab, const struct kv_request *r,
+	      struct kv_out *out);
+
+#endif
