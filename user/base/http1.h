@@ -93,6 +93,13 @@ struct http1_head {
 	struct http1_field fields[HEAD_FIELDS_MAX];
 };
 
+/* The fields in use, and no others. */
+static inline void http1_head_copy(struct http1_head *to, const struct http1_head *from)
+{
+	memcpy(to, from,
+	       offsetof(struct http1_head, fields) + from->field_count * sizeof(from->fields[0]));
+}
+
 /*
  * Parses a request's head at buf. `seen` bytes were offered before (0 at first): only the rest is
  * searched for the head's end. Returns the head's bytes, -EAGAIN while it is partial, -EBADMSG

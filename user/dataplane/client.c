@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <string.h>
 
 #include "dataplane/request.h"
 #include "dataplane/upstream.h"
@@ -94,7 +95,7 @@ static void client_linger(struct client *c)
 	if (c->gone)
 		client_close(c);
 	else if (!c->recv_op.pending)
-		ring_recv_offer(&c->worker->ring, &c->recv_op, c->fd);
+		ring_recv_offer(&c->worker->ring, &c->recv_op, c->fd, true);
 }
 
 static void client_read_head(struct client *c)
@@ -104,7 +105,7 @@ static void client_read_head(struct client *c)
 	if (c->recv_op.pending)
 		return;
 	if (!c->in) {
-		ring_recv_offer(ring, &c->recv_op, c->fd);
+		ring_recv_offer(ring, &c->recv_op, c->fd, true);
 		return;
 	}
 	if (!block_room(c->in) && block_grow(&c->worker->blocks, &c->in)) {
@@ -142,7 +143,7 @@ static void client_head_bytes(struct client *c)
 		return;
 	}
 	c->seen = 0;
-	client_request_begin(c, n);
+	client_request_begin(c, &head, n);
 }
 
 static void client_recv_idle(struct client *c, int res, unsigned int flags)
@@ -189,7 +190,7 @@ static void client_recv_done(struct op *op, int res, unsigned int flags)
 		if (res <= 0 && res != -ENOBUFS)
 			client_close(c);
 		else
-			ring_recv_offer(&c->worker->ring, &c->recv_op, c->fd);
+			ring_recv_offer(&c->worker->ring, &c->recv_op, c->fd, true);
 		return;
 	default:
 		late = ring_offer_take(&c->worker->ring, flags, res);
@@ -215,6 +216,11 @@ static void client_send_more(struct client *c)
 {
 	unsigned int n = 0;
 
+	if (!c->out->next) {
+		ring_send(&c->worker->ring, &c->send_op, c->fd, c->out->data + c->out->start,
+			  block_used(c->out));
+		return;
+	}
 	for (struct block *b = c->out; b && n < CLIENT_SEND_BLOCKS; b = b->next)
 		c->out_iov[n++] = (struct iovec){b->data + b->start, block_used(b)};
 	c->out_msg = (struct msghdr){.msg_iov = c->out_iov, .msg_iovlen = n};
@@ -274,8 +280,17 @@ static void client_send_done(struct op *op, int res, unsigned int flags)
 
 void client_send(struct client *c, struct block *block)
 {
+	struct block *last = c->out ? c->out_last : NULL;
+
 	block->next = NULL;
 	if (!block_used(block) || c->state == CLIENT_CLOSING) {
+		block_free(&c->worker->blocks, block);
+		return;
+	}
+	if (last && block_room(last) >= block_used(block)) { /* what waits lies close together */
+		memcpy(last->data + last->end, block->data + block->start, block_used(block));
+		last->end += block_used(block);
+		c->out_bytes += block_used(block);
 		block_free(&c->worker->blocks, block);
 		return;
 	}

@@ -9,6 +9,7 @@
 #ifndef SLUICE_DATAPLANE_CLIENT_H
 #define SLUICE_DATAPLANE_CLIENT_H
 
+#include "base/http1.h"
 #include "dataplane/worker.h"
 
 enum client_state {
@@ -62,7 +63,7 @@ void client_park_body(struct client *c);
 void client_read_body(struct client *c);
 /* In CLIENT_BODY: res more bytes are in the last block. */
 void client_body_bytes(struct client *c, int res);
-/* The head in c->in is whole: makes the request and goes on to its body. */
-void client_request_begin(struct client *c, ssize_t head_bytes);
+/* The head in c->in is whole (its spans point there): makes the request, goes on to its body. */
+void client_request_begin(struct client *c, const struct http1_head *head, ssize_t head_bytes);
 
 #endif

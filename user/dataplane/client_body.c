@@ -208,7 +208,7 @@ static enum http1_refusal head_refusal(const struct client *c, const struct requ
 	return HTTP1_FINE;
 }
 
-void client_request_begin(struct client *c, ssize_t head_bytes)
+void client_request_begin(struct client *c, const struct http1_head *head, ssize_t head_bytes)
 {
 	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 	struct request *req = worker_request_new(c->worker);
@@ -227,9 +227,7 @@ void client_request_begin(struct client *c, ssize_t head_bytes)
 	req->worker = c->worker;
 	req->begin_ns = clock_mono_ns();
 	req->body = req->body_last = b;
-	http1_request_parse(
-		&req->head, b->data + b->start, block_used(b), 0,
-		&(struct http1_limits){HEAD_BYTES_MAX * 2, HEAD_FIELDS_MAX, HEAD_BYTES_MAX}, &why);
+	http1_head_copy(&req->head, head);
 	b->start += (uint32_t)head_bytes;
 	b->end = b->start;
 	request_id_set(req);

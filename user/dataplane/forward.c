@@ -30,6 +30,24 @@ static void fail(struct upstream *up, int err, bool connecting)
 	request_attempt_failed(up->req, why);
 }
 
+/* A small body goes with its head: one buffer to send. The request keeps its own for a retry. */
+static void body_join(struct upstream *up)
+{
+	struct request *req = up->req;
+	unsigned int n;
+
+	if (req->forward_bytes > block_room(up->head))
+		return;
+	n = segments_fill(req, 0, up->iov, UPSTREAM_IOV);
+	for (unsigned int i = 0; i < n; i++) {
+		if (up->iov[i].iov_len > block_room(up->head))
+			break;
+		memcpy(up->head->data + up->head->end, up->iov[i].iov_base, up->iov[i].iov_len);
+		up->head->end += (uint32_t)up->iov[i].iov_len;
+		up->body_sent += up->iov[i].iov_len;
+	}
+}
+
 static void send_more(struct upstream *up)
 {
 	struct request *req = up->req;
@@ -39,6 +57,11 @@ static void send_more(struct upstream *up)
 		up->iov[n++] = (struct iovec){up->head->data + up->head_sent,
 					      block_used(up->head) - up->head_sent};
 	n += segments_fill(req, up->body_sent, up->iov + n, UPSTREAM_IOV - n);
+	if (n == 1) {
+		ring_send(&up->worker->ring, &up->send_op, up->fd, up->iov[0].iov_base,
+			  up->iov[0].iov_len);
+		return;
+	}
 	up->msg = (struct msghdr){.msg_iov = up->iov, .msg_iovlen = n};
 	ring_sendmsg(&up->worker->ring, &up->send_op, up->fd, &up->msg);
 }
@@ -89,6 +112,7 @@ static void send_begin(struct upstream *up)
 		return;
 	}
 	up->head->end = (uint32_t)n;
+	body_join(up);
 	send_more(up);
 	relay_start(up);
 }
@@ -155,8 +179,8 @@ void forward_end(struct request *req, bool keep)
 	req->up = NULL;
 	if (!up)
 		return;
-	if (keep && !up->send_op.pending && !up->recv_op.pending &&
-	    up->body_sent == req->forward_bytes && !up->head)
+	if (keep && !up->send_op.pending && !up->paused && up->body_sent == req->forward_bytes &&
+	    !up->head)
 		upstream_keep(up);
 	else
 		upstream_close(up);

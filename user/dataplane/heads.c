@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The heads that we write ourselves: to the endpoint, and to the client. */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "dataplane/disagg/disagg.h"
@@ -35,12 +34,14 @@ static void put_field(struct writer *w, struct span name, struct span value)
 	put(w, SPAN("\r\n"));
 }
 
-static void put_number(struct writer *w, const char *name, uint64_t n)
+static void put_number(struct writer *w, struct span name, uint64_t n)
 {
-	char text[24];
+	char text[24], *at = text + sizeof(text);
 
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
-	put_field(w, span_of_str(name), span_of_str(text));
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	put_field(w, name, span_of(at, (size_t)(text + sizeof(text) - at)));
 }
 
 /* Fields between gateways, or that we write ourselves. */
@@ -111,7 +112,7 @@ ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uin
 			  span_of_str(endpoint_label(ep, PD_RANK_LABEL)));
 	put_forwarded_for(&w, req);
 	if (body_bytes != HEAD_NO_LENGTH) {
-		put_number(&w, "content-length", body_bytes);
+		put_number(&w, SPAN("content-length"), body_bytes);
 		put(&w, SPAN("\r\n"));
 	}
 	return w.full ? -ENOSPC : w.at - to;
@@ -162,12 +163,16 @@ ssize_t head_write_response(const struct request *req, const struct http1_head *
 			    size_t size)
 {
 	struct writer w = {to, to + size, false};
-	char line[64];
+	const char digits[3] = {(char)('0' + answer->status / 100 % 10),
+				(char)('0' + answer->status / 10 % 10),
+				(char)('0' + answer->status % 10)};
 	bool bodyless = answer->status == 204 || answer->status == 304;
 
-	snprintf(line, sizeof(line), "HTTP/1.1 %d %s\r\n", answer->status,
-		 head_reason(answer->status));
-	put_str(&w, line);
+	put(&w, SPAN("HTTP/1.1 "));
+	put(&w, span_of(digits, sizeof(digits)));
+	put(&w, SPAN(" "));
+	put_str(&w, head_reason(answer->status));
+	put(&w, SPAN("\r\n"));
 	for (uint32_t i = 0; i < answer->field_count; i++) {
 		const struct http1_field *f = &answer->fields[i];
 
@@ -178,7 +183,7 @@ ssize_t head_write_response(const struct request *req, const struct http1_head *
 		put(&w, SPAN("transfer-encoding: chunked\r\n"));
 	else if (answer->framing == HTTP1_LENGTH_BODY ||
 		 (answer->framing == HTTP1_NO_BODY && !bodyless))
-		put_number(&w, "content-length", answer->content_length);
+		put_number(&w, SPAN("content-length"), answer->content_length);
 	put_field(&w, SPAN("x-request-id"), span_of_str(req->id));
 	put_field(&w, SPAN("x-gateway-destination-endpoint-served"), span_of_str(ep->address));
 	if (req->worker->cfg->cors)

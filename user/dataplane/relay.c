@@ -22,27 +22,26 @@
 #define WATCH_MS		     1000
 #define CUT_EVENT_ROOM		     512 /* of a small block */
 
+/* Reading goes on by itself once it is armed, from one answer to the next. */
 static void relay_recv(struct upstream *up)
 {
-	struct ring *ring = &up->worker->ring;
+	if (!up->recv_op.pending && !up->paused && !up->closing && up->req)
+		ring_recv_multishot(&up->worker->ring, &up->recv_op, up->fd);
+}
 
-	if (up->recv_op.pending || up->closing || !up->req)
+/* The client has enough unsent: what is on its way already still comes. */
+static void relay_pause(struct upstream *up)
+{
+	if (up->paused)
 		return;
-	if (up->in && !block_room(up->in) && block_grow(&up->worker->blocks, &up->in)) {
-		request_attempt_failed(up->req, (struct failure){502, "its head is too large",
-								 HEALTH_SERVER_ERROR, true, false,
-								 M_RETRY_BAD_HEAD});
-		return;
-	}
-	if (up->in)
-		ring_recv(ring, &up->recv_op, up->fd, up->in->data + up->in->end,
-			  block_room(up->in));
-	else
-		ring_recv_offer(ring, &up->recv_op, up->fd);
+	up->paused = true;
+	metric_inc(M_RELAY_PAUSED);
+	ring_cancel(&up->worker->ring, &up->recv_op);
 }
 
 void relay_resume(struct upstream *up)
 {
+	up->paused = false;
 	if (up->head_done && !up->body_done)
 		relay_recv(up);
 }
@@ -235,7 +234,7 @@ static void body_pass(struct upstream *up, struct block *b, uint32_t from)
 	else if (req->client->out_bytes < up->worker->cfg->relay_bytes_max)
 		relay_recv(up);
 	else
-		metric_inc(M_RELAY_PAUSED);
+		relay_pause(up);
 }
 
 /* The answer is good: our head, then what has come of the body. */
@@ -340,7 +339,8 @@ static bool first_event_awaited(struct upstream *up, uint32_t head_bytes)
 		sse_feed(&req->sse, data.ptr, data.len);
 		p += took;
 	}
-	return req->sse.events == 0 && !http1_chunks_done(&chunks) && block_room(up->in);
+	return req->sse.events == 0 && !http1_chunks_done(&chunks) &&
+	       block_used(up->in) < BLOCK_SMALL;
 }
 
 /* Bytes of an answer that is not committed yet are in up->in. */
@@ -389,45 +389,62 @@ static void answer_bytes(struct upstream *up)
 	relay_commit(up, &head, (uint32_t)n);
 }
 
+/* An answer that is not committed yet lies in one block. -ENOMEM, -EFBIG. */
+static int answer_join(struct upstream *up, struct block *b)
+{
+	struct blocks *blocks = &up->worker->blocks;
+	int err = 0;
+
+	if (!up->in) {
+		up->in = b;
+		return 0;
+	}
+	if (block_room(up->in) < block_used(b))
+		err = block_grow(blocks, &up->in);
+	if (!err && block_room(up->in) < block_used(b))
+		err = -EFBIG;
+	if (!err) {
+		memcpy(up->in->data + up->in->end, b->data + b->start, block_used(b));
+		up->in->end += block_used(b);
+	}
+	block_free(blocks, b);
+	return err;
+}
+
+static void recv_ended(struct upstream *up, int res)
+{
+	if (res == -ENOBUFS || res == -EINTR || res == -ECANCELED) { /* a burst, or a pause */
+		relay_recv(up);
+	} else if (res > 0) {
+		relay_failed(up, "the gateway is out of memory");
+	} else if (up->req->committed && up->framing == HTTP1_UNTIL_CLOSE && res == 0) {
+		up->body_done = true;
+		body_end(up);
+	} else {
+		relay_failed(up, "the engine closed the connection");
+	}
+}
+
 static void recv_done(struct op *op, int res, unsigned int flags)
 {
 	struct upstream *up = container(op, struct upstream, recv_op);
-	struct block *b = up->in;
+	struct block *b = ring_offer_take(&up->worker->ring, flags, res);
 
-	if (!b)
-		b = ring_offer_take(&up->worker->ring, flags, res);
-	else if (res > 0)
-		b->end += (uint32_t)res;
 	if (up->closing || !up->req) {
-		if (b != up->in)
-			block_free(&up->worker->blocks, b);
+		block_free(&up->worker->blocks, b);
 		if (up->closing)
 			upstream_release_if_quiet(up);
-		return;
-	}
-	if (res == -ENOBUFS || res == -EINTR) { /* a burst: offers are back by the next turn */
-		relay_recv(up);
-		return;
-	}
-	if (res > 0 && !b) {
-		relay_failed(up, "the gateway is out of memory");
-		return;
-	}
-	if (res <= 0) {
-		if (up->req->committed && up->framing == HTTP1_UNTIL_CLOSE && res == 0) {
-			up->body_done = true;
-			body_end(up);
-		} else {
-			relay_failed(up, "the engine closed the connection");
-		}
-		return;
-	}
-	if (up->req->committed) {
+	} else if (!b) {
+		recv_ended(up, res);
+	} else if (up->req->committed) {
 		body_pass(up, b, b->start);
-		return;
+	} else if (answer_join(up, b)) {
+		request_attempt_failed(up->req, (struct failure){502, "its head is too large",
+								 HEALTH_SERVER_ERROR, true, false,
+								 M_RETRY_BAD_HEAD});
+	} else {
+		answer_bytes(up);
 	}
-	up->in = b;
-	answer_bytes(up);
 }
 
 /* The deadline of a leg passed. */
@@ -467,8 +484,7 @@ static void watch(struct timer *t)
 		return;
 	}
 	timer_set(&up->worker->timers, t, WATCH_MS);
-	if (!up->recv_op.pending && req->client->out_bytes < cfg->relay_bytes_max)
-		relay_recv(up);
+	relay_recv(up);
 }
 
 void relay_start(struct upstream *up)

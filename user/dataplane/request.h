@@ -25,7 +25,6 @@ struct request {
 	struct worker *worker;
 	struct upstream *up; /* the running attempt */
 	const struct route *route;
-	struct http1_head head; /* spans point into the first block */
 	char id[REQUEST_ID_BYTES_MAX + 1];
 
 	struct block *body, *body_last; /* the first one begins with the head */
@@ -35,9 +34,6 @@ struct request {
 	struct segment segments[SEGMENTS_MAX];
 	uint32_t segment_count;
 	uint64_t forward_bytes;
-
-	struct openai_scan scan;
-	struct openai_request says;
 
 	struct disagg *pd;	      /* disagg/: it has several legs */
 	const struct body_view *view; /* disagg/: sent in place of the segments */
@@ -56,7 +52,12 @@ struct request {
 	uint64_t begin_ns, body_ns, sent_ns, first_ns, last_ns, bytes_out, progress_ns, events;
 
 	struct request *next_free;
-	struct prompt_span spans[PROMPT_SPANS_MAX]; /* last: its pages are touched on demand */
+
+	/* Large, and not zeroed with the rest: pages are touched on demand. */
+	struct openai_scan scan;
+	struct openai_request says;
+	struct http1_head head; /* spans point into the first block */
+	struct prompt_span spans[PROMPT_SPANS_MAX];
 };
 
 /* The request is whole: route it, answer it here or forward it. */

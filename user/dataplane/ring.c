@@ -118,11 +118,23 @@ void ring_accept_multishot(struct ring *r, struct op *op, int fd)
 	io_uring_sqe_set_data(sqe, op);
 }
 
-void ring_recv_offer(struct ring *r, struct op *op, int fd)
+void ring_recv_offer(struct ring *r, struct op *op, int fd, bool quiet)
 {
 	struct io_uring_sqe *sqe = sqe_get(r, op);
 
 	io_uring_prep_recv(sqe, fd, NULL, BLOCK_SMALL, 0);
+	sqe->ioprio |= quiet ? IORING_RECVSEND_POLL_FIRST : 0;
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = OFFER_GROUP;
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_recv_multishot(struct ring *r, struct op *op, int fd)
+{
+	struct io_uring_sqe *sqe = sqe_get(r, op);
+
+	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = OFFER_GROUP;
 	io_uring_sqe_set_data(sqe, op);
@@ -133,6 +145,14 @@ void ring_recv(struct ring *r, struct op *op, int fd, void *buf, size_t len)
 	struct io_uring_sqe *sqe = sqe_get(r, op);
 
 	io_uring_prep_recv(sqe, fd, buf, len, 0);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_send(struct ring *r, struct op *op, int fd, const void *buf, size_t len)
+{
+	struct io_uring_sqe *sqe = sqe_get(r, op);
+
+	io_uring_prep_send(sqe, fd, buf, len, MSG_NOSIGNAL);
 	io_uring_sqe_set_data(sqe, op);
 }
 

@@ -20,7 +20,7 @@ struct op {
 	bool pending;
 };
 
-#define RING_PROVIDED 256 /* buffers on offer: power of two */
+#define RING_PROVIDED 512 /* buffers on offer: power of two */
 
 struct ring {
 	struct io_uring uring;
@@ -39,8 +39,13 @@ int ring_turn(struct ring *r, unsigned int timeout_ms);
 
 /* Each queues one operation; op must not be pending. */
 void ring_accept_multishot(struct ring *r, struct op *op, int fd);
-void ring_recv_offer(struct ring *r, struct op *op, int fd);
+/* One receive into an offered block. quiet: nothing is expected yet, do not try at once. */
+void ring_recv_offer(struct ring *r, struct op *op, int fd, bool quiet);
+/* Receives into offered blocks until it is cancelled, fails or the peer closes: IORING_CQE_F_MORE.
+ */
+void ring_recv_multishot(struct ring *r, struct op *op, int fd);
 void ring_recv(struct ring *r, struct op *op, int fd, void *buf, size_t len);
+void ring_send(struct ring *r, struct op *op, int fd, const void *buf, size_t len);
 void ring_sendmsg(struct ring *r, struct op *op, int fd, const struct msghdr *msg);
 void ring_connect(struct ring *r, struct op *op, int fd, const struct sockaddr *addr,
 		  socklen_t len);
@@ -49,7 +54,7 @@ void ring_poll(struct ring *r, struct op *op, int fd, unsigned int events);
 /* Asks for a pending operation's end; its own completion still comes. */
 void ring_cancel(struct ring *r, struct op *op);
 
-/* The block a completed ring_recv_offer() filled, now the caller's; NULL if flags name none. */
+/* The block a completed receive filled, now the caller's; NULL if flags name none. */
 struct block *ring_offer_take(struct ring *r, unsigned int flags, int res);
 
 #endif

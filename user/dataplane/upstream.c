@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 
+#define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+
 void upstream_release_if_quiet(struct upstream *up)
 {
 	if (up->connect_op.pending || up->send_op.pending || up->recv_op.pending)
@@ -59,6 +61,27 @@ static bool still_clean(const struct upstream *up)
 	return recv(up->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
+/* While it is kept nothing may come: an end, or bytes that nobody asked for. */
+static void kept_recv_done(struct op *op, int res, unsigned int flags)
+{
+	struct upstream *up = container(op, struct upstream, recv_op), **link;
+
+	block_free(&up->worker->blocks, ring_offer_take(&up->worker->ring, flags, res));
+	if (up->closing) {
+		upstream_release_if_quiet(up);
+		return;
+	}
+	if (res == -ENOBUFS)
+		return; /* upstream_take() looks again */
+	for (link = &up->worker->kept[up->endpoint->slot]; *link; link = &(*link)->next_kept)
+		if (*link == up) {
+			*link = up->next_kept;
+			up->worker->kept_count[up->endpoint->slot]--;
+			break;
+		}
+	upstream_close(up);
+}
+
 struct upstream *upstream_take(struct worker *w, const struct endpoint *ep)
 {
 	uint64_t now_ms = clock_mono_ns() / NS_PER_MS;
@@ -68,7 +91,7 @@ struct upstream *upstream_take(struct worker *w, const struct endpoint *ep)
 		w->kept[ep->slot] = up->next_kept;
 		w->kept_count[ep->slot]--;
 		if (up->endpoint == ep && now_ms - up->idle_since_ms < w->cfg->upstream_idle_ms &&
-		    still_clean(up)) {
+		    (up->recv_op.pending || still_clean(up))) {
 			up->reused = true;
 			return up;
 		}
@@ -93,7 +116,8 @@ void upstream_keep(struct upstream *up)
 	up->req = NULL;
 	up->head_done = up->body_done = up->sse_checked = false;
 	up->chunks = (struct http1_chunks){0};
-	up->dechunk = up->rechunk = false;
+	up->dechunk = up->rechunk = up->paused = false;
+	up->recv_op.done = kept_recv_done;
 	up->seen = up->head_sent = 0;
 	up->body_sent = 0;
 	up->idle_since_ms = clock_mono_ns() / NS_PER_MS;

@@ -17,6 +17,7 @@ struct upstream {
 	struct leg *leg;	   /* disagg/: who collects its answer */
 	int fd;
 	bool malformed; /* the answer broke its framing */
+	bool paused;	/* the client has enough unsent: reading waits */
 	bool reused, closing, head_done, sse_checked, body_done, keep_alive;
 	uint64_t idle_since_ms;
 	struct upstream *next_kept;

@@ -62,7 +62,7 @@ struct request *worker_request_new(struct worker *w)
 		req = &w->requests[w->requests_fresh++];
 	else
 		return NULL;
-	memset(req, 0, offsetof(struct request, spans));
+	memset(req, 0, offsetof(struct request, scan)); /* the rest is written before it is read */
 	w->live++;
 	return req;
 }

@@ -183,6 +183,12 @@ static void prefetch(const struct prefix_index *ix, const uint64_t *hashes, uint
 	}
 }
 
+void prefix_index_prefetch(const struct prefix_index *ix, const uint64_t *hashes, uint32_t count)
+{
+	for (uint32_t i = 0; i < count && i < PREFETCH_AHEAD; i++)
+		__builtin_prefetch(&ix->buckets[hash_home(ix, hashes[i])]);
+}
+
 void prefix_index_match(const struct prefix_index *ix, const uint64_t *hashes, uint32_t count,
 			const uint64_t slots[PREFIX_SLOT_WORDS], const uint32_t *generations,
 			uint16_t *ret_blocks)
@@ -191,8 +197,7 @@ void prefix_index_match(const struct prefix_index *ix, const uint64_t *hashes, u
 	unsigned int words;
 	bool any = alive_init(ix, slots, generations, ret_blocks, alive, &words);
 
-	for (uint32_t i = 0; any && i < count && i < PREFETCH_AHEAD; i++)
-		__builtin_prefetch(&ix->buckets[hash_home(ix, hashes[i])]);
+	prefix_index_prefetch(ix, hashes, any ? count : 0);
 	for (uint32_t i = 0; any && i < count; i++) {
 		prefetch(ix, hashes, count, i);
 		find_holders(ix, hashes[i], holders, words);

@@ -50,6 +50,9 @@ struct prefix_index_stats {
 int prefix_index_new(void *mem, size_t bytes, unsigned int workers, struct prefix_index **ret);
 void prefix_index_free(struct prefix_index *ix);
 
+/* Fetches what a match of these hashes will look at first; the match may follow a little later. */
+void prefix_index_prefetch(const struct prefix_index *ix, const uint64_t *hashes, uint32_t count);
+
 /*
  * ret_blocks[slot] = leading blocks that the endpoint of that slot and generation holds, for each
  * slot set in `slots`. Any thread, lock-free. generations[slot] is read for set slots only.

@@ -514,6 +514,8 @@ static uint64_t know(struct sched_worker *w, const struct endpoint_snapshot *sna
 
 	w->hash_count =
 		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
+	if (s->index)
+		prefix_index_prefetch(s->index, w->hashes, w->hash_count);
 	view->total_blocks = w->hash_count;
 	view->own_hash = w->hash_count ? w->hashes[0] : plugin_random(&w->rng) * 1e18;
 	view->prompt_tokens = req->prompt_tokens ? req->prompt_tokens

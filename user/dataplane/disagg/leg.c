@@ -28,7 +28,7 @@ static void leg_release(struct leg *leg, bool keep)
 		up->head = leg->head;
 		leg->head = NULL;
 	}
-	if (keep && !up->send_op.pending && !up->recv_op.pending)
+	if (keep && !up->send_op.pending)
 		upstream_keep(up);
 	else
 		upstream_close(up);
@@ -64,7 +64,7 @@ static void leg_recv(struct leg *leg)
 	struct upstream *up = leg->up;
 
 	if (!up->recv_op.pending)
-		ring_recv_offer(&up->worker->ring, &up->recv_op, up->fd);
+		ring_recv_multishot(&up->worker->ring, &up->recv_op, up->fd);
 }
 
 /* Small reads share a block, so that memory follows the answer's size. */
