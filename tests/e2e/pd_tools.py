@@ -101,8 +101,8 @@ def cases(connector, fill="the quick brown fox " * 40):
                 name, path = rest.split(" ")
                 case = {"name": name, "path": path}
                 found.append(case)
-            elif word in ("client", "prefill", "decode"):
-                case[word] = rest.replace("@FILL@", fill)
+            elif word in ("client", "prefill", "probe", "decode"):
+                case[word] = rest.replace("@FILL@", f"{case['name']} {fill}")
     return found
 
 

@@ -36,9 +36,9 @@ def both_legs_are_as_the_contract_says(connector, **more):
             assert answer.status == 200 and b'"error"' not in answer.body, \
                 (case["name"], answer.status, answer.body[:400])
             legs = [t.exchanges() for t in pair.taps]
-            assert [len(x) for x in legs] == [1, 1], (case["name"], legs)
-            for tap, leg in zip(legs, ("prefill", "decode")):
-                head, body = tap[0]
+            names = [["prefill"], ["probe", "decode"] if "probe" in case else ["decode"]]
+            assert [len(x) for x in legs] == [len(x) for x in names], (case["name"], legs)
+            for (head, body), leg in zip(legs[0] + legs[1], names[0] + names[1]):
                 assert "x-request-id: same-on-both" in head, head
                 want = filled(case[leg], legs[0][0][1].decode(), pair)
                 assert body.decode() == want, \
@@ -82,6 +82,19 @@ def test_moriio_legs_have_the_contracts_bytes():
     both_legs_are_as_the_contract_says("moriio")
 
 
+def test_shared_storage_legs_have_the_contracts_bytes():
+    both_legs_are_as_the_contract_says("shared-storage")
+
+
+def test_shared_storage_asks_the_decode_pod_first():
+    with Pair("shared-storage", prefill=1, decode=1) as pair:
+        for stream in (False, True, False, True):
+            good(ask(pair, stream), stream)
+        books = pair.books("prefill"), pair.books("decode")
+        assert books[0]["prefills"] == 1, books  # the first one stored it for all
+        assert books[1]["transfers"] == 4, books
+
+
 def test_parameters_of_a_megabyte_travel_whole():
     with Pair("nixlv2", prefill=1, decode=1, taps=True, sim=("--block-size", "1")) as pair:
         answer = post(pair.port, "/v1/completions",
@@ -115,9 +128,10 @@ AT_ONCE = {k: v for k, v in FAILURES.items()
            if k in ("refused", "reset", "hang", "status-500", "status-503", "status-429",
                     "late-reset", "garbage")}
 NO_PARAMS = {k: v for k, v in FAILURES.items() if k != "no-params"}
+STORED = {k: v for k, v in NO_PARAMS.items() if k not in ("too-large", "malformed")}
 MEET = ("sglang", "mooncake")
 CONNECTORS = {"nixlv2": FAILURES, "sglang": AT_ONCE, "mooncake": AT_ONCE,
-              "offloading": NO_PARAMS, "moriio": FAILURES}
+              "offloading": NO_PARAMS, "shared-storage": STORED, "moriio": FAILURES}
 
 
 def test_a_failed_prefill_goes_to_another_pod():

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const struct pd_connector *const connectors[] = {
-	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio,
+	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio, &pd_shared_storage,
 };
 
 static const struct pd_connector *connector;
@@ -311,6 +311,25 @@ enum pd_verdict pd_meets(struct conn *c, struct seq *s, const struct instance *p
 	return decode_waits(c, s, h, key);
 }
 
+enum pd_verdict pd_loads(struct conn *c, struct seq *s, bool hit)
+{
+	enum pd_verdict v = failed_on_order(c, "decode");
+
+	if (v != PD_PLAIN)
+		return v;
+	leg_new(c, PD_DECODES, s, "load");
+	c->inst->pd.decodes++;
+	c->inst->pd.transfers += hit;
+	return PD_PLAIN;
+}
+
+void pd_stream_one(struct conn *c, const char *json)
+{
+	stream_head_alone(c);
+	out_printf(&c->out, "%zx\r\ndata: %s\n\n\r\n", strlen(json) + 8, json);
+	out_printf(&c->out, "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+}
+
 enum pd_verdict pd_begin(struct conn *c, const struct http1_head *head, json_t *body, struct seq *s)
 {
 	(void)head;
@@ -369,6 +388,13 @@ bool pd_finish(struct conn *c)
 		return true;
 	if (connector->meets)
 		return finish_meeting(c);
+	if (connector->finished) {
+		connector->finished(c);
+		sent = leg->role != PD_PREFILLS || !answer_spoilt(c);
+		free(leg);
+		c->pd = NULL;
+		return sent;
+	}
 	h = hold_new(c);
 	h->ready = true;
 	h->writer = NULL;

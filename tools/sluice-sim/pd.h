@@ -54,11 +54,14 @@ struct pd_connector {
 	bool stores; /* what is not fetched is evicted: nothing is held for anybody */
 	/* Looks at a leg's kv_transfer_params or other members. */
 	enum pd_verdict (*begin)(struct conn *c, json_t *body, struct seq *s);
+	/* A leg's last token is made; c->seq is still there. May be NULL. */
+	void (*finished)(struct conn *c);
 	/* The parameters that a prefill's answer carries; NULL: none. */
 	json_t *(*params)(const struct conn *c, const struct pd_hold *h);
 };
 
-extern const struct pd_connector pd_nixlv2, pd_sglang, pd_mooncake, pd_offloading, pd_moriio;
+extern const struct pd_connector pd_nixlv2, pd_sglang, pd_mooncake, pd_offloading, pd_moriio,
+	pd_shared_storage;
 
 /* By name, or NULL. */
 const struct pd_connector *pd_find(const char *name);
@@ -93,6 +96,10 @@ enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h);
 /* This leg waits for the prefill of that key, or takes it if it is there. */
 enum pd_verdict pd_meets(struct conn *c, struct seq *s, const struct instance *prefiller,
 			 const char *key);
+/* This leg finds its blocks in a store (hit), or computes them. */
+enum pd_verdict pd_loads(struct conn *c, struct seq *s, bool hit);
+/* A stream of that one event. */
+void pd_stream_one(struct conn *c, const char *json);
 /* One token, not streamed: "" or what is wrong. */
 const char *pd_one_token(json_t *body);
 struct instance *pd_instance(unsigned int port);

@@ -27,6 +27,7 @@
 	X(CACHE_SALT, "cache_salt", STRING)                                                        \
 	X(PREVIOUS_RESPONSE_ID, "previous_response_id", STRING)                                    \
 	X(STREAM_OPTIONS, "stream_options", OBJECT)                                                \
+	X(CACHE_HIT_THRESHOLD, "cache_hit_threshold", ANY)                                         \
 	X(SAMPLING_PARAMS, "sampling_params", ANY)                                                 \
 	X(KV_TRANSFER_PARAMS, "kv_transfer_params", OBJECT)                                        \
 	X(EC_TRANSFER_PARAMS, "ec_transfer_params", ANY)                                           \

@@ -343,6 +343,25 @@ static bool first_event_awaited(struct upstream *up, uint32_t head_bytes)
 	       block_used(up->in) < BLOCK_SMALL;
 }
 
+/*
+ * Did the engine stop because too little of the prompt is cached? 1 yes, 0 no, -EAGAIN: too few
+ * bytes are here to tell. A plain answer is held whole for this, as far as a block goes.
+ */
+static int threshold_said(const struct upstream *up, uint32_t head_bytes)
+{
+	static const char said[] = "_reason\":\"cache_threshold\"";
+	const char *p = up->in->data + head_bytes;
+	size_t n = up->in->end - head_bytes;
+
+	if (memmem(p, n, said, sizeof(said) - 1))
+		return 1;
+	if (up->in->size == BLOCK_BIG && !block_room(up->in))
+		return 0;
+	if (up->req->is_sse)
+		return up->req->sse.content || up->req->sse.done ? 0 : -EAGAIN;
+	return up->framing == HTTP1_LENGTH_BODY && n < up->left ? -EAGAIN : 0;
+}
+
 /* Bytes of an answer that is not committed yet are in up->in. */
 static void answer_bytes(struct upstream *up)
 {
@@ -385,6 +404,16 @@ static void answer_bytes(struct upstream *up)
 							     HEALTH_SERVER_ERROR, true, false,
 							     M_RETRY_FIRST_EVENT});
 		return;
+	}
+	if (disagg_probing(req) && up->status == 200) {
+		switch (threshold_said(up, (uint32_t)n)) {
+		case 1:
+			disagg_prefill_due(req);
+			return;
+		case -EAGAIN:
+			relay_recv(up);
+			return;
+		}
 	}
 	relay_commit(up, &head, (uint32_t)n);
 }

@@ -35,6 +35,8 @@ struct pd_connector {
 	bool answer_params;  /* the decode leg takes kv_transfer_params from the prefill's answer */
 	bool params_survive; /* they serve another decode pod when the first was not reached */
 	bool releases;	     /* a decode of one token makes the prefill pod let go of its blocks */
+	/* PD_DECODE_FIRST: the decode leg that asks. */
+	void (*probe)(const struct disagg *pd, struct edits *e);
 	/* New numbers for a new pair of legs: rooms, transfer ids. May be NULL. */
 	void (*pair)(struct disagg *pd);
 	void (*prefill)(const struct disagg *pd, struct edits *e);

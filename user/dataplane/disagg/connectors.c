@@ -10,7 +10,7 @@
 #include "dataplane/disagg/disagg.h"
 
 static const struct pd_connector *const connectors[] = {
-	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio,
+	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio, &pd_shared_storage,
 };
 
 const struct pd_connector *pd_connector_find(const char *name)

@@ -488,11 +488,43 @@ static void pair_again(struct disagg *pd)
 		prefill_given_up(pd, pd->cause);
 }
 
+/* PD_DECODE_FIRST: the decode pod is asked how much of the prompt it has. */
+static void probe_begin(struct disagg *pd)
+{
+	struct request *req = pd->req;
+
+	if (leg_body(pd, pd->connector->probe, &pd->decode_body)) {
+		decode_alone(pd, PD_CAUSE_NO_MEMORY);
+		return;
+	}
+	pd->phase = PD_PROBE;
+	req->sent_ns = 0;
+	req->view = &pd->decode_body;
+	req->forward_bytes = pd->decode_body.bytes;
+	request_show(req, "asking");
+	forward_start(req);
+}
+
+bool disagg_probing(const struct request *req)
+{
+	return req->pd && req->pd->phase == PD_PROBE;
+}
+
+void disagg_prefill_due(struct request *req)
+{
+	forward_end(req, false);
+	req->sse = (struct sse){0};
+	req->is_sse = false;
+	prefill_begin(req->pd);
+}
+
 /* Another decode pod is picked after the first failed. */
 static void picked_again(struct disagg *pd)
 {
 	metric_inc(M_PD_ANOTHER_DECODE);
-	if (pd->phase == PD_ALONE)
+	if (pd->phase == PD_PROBE)
+		probe_begin(pd);
+	else if (pd->phase == PD_ALONE)
 		forward_start(pd->req);
 	else if (pd->phase == PD_DECODE && pd->answer && pd->connector->params_survive)
 		decode_begin(pd);
@@ -518,7 +550,10 @@ bool disagg_picked(struct request *req)
 	metric_inc(M_PD_REQUESTS);
 	pd->req = req;
 	req->pd = pd;
-	prefill_begin(pd);
+	if (pd->connector->order == PD_DECODE_FIRST)
+		probe_begin(pd);
+	else
+		prefill_begin(pd);
 	return true;
 }
 
@@ -575,8 +610,8 @@ bool disagg_decode_late(const struct request *req, uint64_t now_ns)
 	const struct config *cfg = req->worker->cfg;
 	uint64_t limit_ms = req->committed ? cfg->pd_decode_ms : cfg->pd_decode_head_ms;
 
-	return req->pd && req->pd->phase == PD_DECODE && req->sent_ns &&
-	       (now_ns - req->sent_ns) / NS_PER_MS >= limit_ms;
+	return req->pd && (req->pd->phase == PD_DECODE || req->pd->phase == PD_PROBE) &&
+	       req->sent_ns && (now_ns - req->sent_ns) / NS_PER_MS >= limit_ms;
 }
 
 /* ---- the client has left ---- */

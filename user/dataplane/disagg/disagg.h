@@ -29,6 +29,7 @@
 enum pd_phase {
 	PD_QUERY,
 	PD_PREFILL,
+	PD_PROBE, /* the decode pod is asked first, with a threshold */
 	PD_DECODE,
 	PD_ALONE,   /* the decode pod does it all */
 	PD_AGAIN,   /* the decode leg failed: another pair is due */
@@ -115,6 +116,10 @@ bool disagg_picked(struct request *req);
 bool disagg_decode_failed(struct request *req, const struct failure *why);
 /* May a 5xx or an error as first event be answered by something better than passing it on? */
 bool disagg_may_fall_back(const struct request *req);
+/* Is this decode leg one whose answer may say that a prefill is due? Then its bytes are held. */
+bool disagg_probing(const struct request *req);
+/* It said so; its connection is gone. */
+void disagg_prefill_due(struct request *req);
 /* Is the decode leg beyond its deadline? (whole: after its first byte went to the client) */
 bool disagg_decode_late(const struct request *req, uint64_t now_ns);
 /* The request ends or is dropped: its legs are cut, blocks held for it are released. */
