@@ -2,6 +2,7 @@
 /* One thread, one epoll: kept connections, one request on each at a time. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ struct conn {
 	unsigned int target;
 	bool busy, head_done, writing, reused;
 	struct job job;
-	char head[512];
+	char head[2048];
 	size_t head_bytes, sent;
 	char *in; /* head, then payload (kept whole only to verify) */
 	size_t in_len, in_size;
@@ -31,17 +32,27 @@ struct conn {
 	struct http1_chunks chunks;
 	struct sse sse;
 	double began_ms, first_ms, last_ms, idle_ms;
-	char *text; /* payload, for --verify */
+	char request_id[128];
+	char *text; /* payload, for --verify and conversations */
 	size_t text_len, text_size;
 	struct conn *next;
 };
 
+/* A conversation whose user thinks. */
+struct turn {
+	struct turn *next;
+	struct session *session;
+	double at_ms; /* from the start */
+};
+
 static const struct load_options *opt;
 static struct result *res;
-static struct sockaddr_in targets[TARGETS_MAX];
+static struct sockaddr_storage targets[TARGETS_MAX];
+static socklen_t target_bytes[TARGETS_MAX];
 static char target_text[TARGETS_MAX][64];
 static unsigned int target_count, target_next, busy_count;
 static struct conn *idle, *all_busy[65536];
+static struct turn *turns; /* conversations that go on, soonest first */
 static int epfd;
 static double start_ms;
 
@@ -55,17 +66,19 @@ static int targets_parse(char *list)
 	char *save = NULL;
 
 	for (char *t = strtok_r(list, ",", &save); t; t = strtok_r(NULL, ",", &save)) {
+		struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *ai;
 		char *colon = strrchr(t, ':');
+		bool v6 = t[0] == '[' && colon && colon[-1] == ']';
 
 		if (!colon || target_count == TARGETS_MAX)
 			return -1;
 		snprintf(target_text[target_count], sizeof(target_text[0]), "%s", t);
-		*colon = '\0';
-		targets[target_count].sin_family = AF_INET;
-		targets[target_count].sin_port = htons((uint16_t)atoi(colon + 1));
-		if (inet_pton(AF_INET, t, &targets[target_count].sin_addr) != 1)
+		colon[v6 ? -1 : 0] = '\0';
+		if (getaddrinfo(t + v6, colon + 1, &hints, &ai))
 			return -1;
-		target_count++;
+		memcpy(&targets[target_count], ai->ai_addr, ai->ai_addrlen);
+		target_bytes[target_count++] = ai->ai_addrlen;
+		freeaddrinfo(ai);
 	}
 	return target_count ? 0 : -1;
 }
@@ -83,6 +96,7 @@ static void conn_drop(struct conn *c)
 {
 	busy_remove(c);
 	close(c->fd);
+	session_free(c->job.session); /* a failed turn ends the conversation */
 	free(c->job.body);
 	free(c->in);
 	free(c->text);
@@ -102,10 +116,11 @@ static struct conn *conn_open(unsigned int target)
 	int one = 1;
 
 	c->target = target;
-	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	c->fd = socket(targets[target].ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (c->fd < 0 || (connect(c->fd, (struct sockaddr *)&targets[target], sizeof(targets[0])) &&
-			  errno != EINPROGRESS)) {
+	if (c->fd < 0 ||
+	    (connect(c->fd, (struct sockaddr *)&targets[target], target_bytes[target]) &&
+	     errno != EINPROGRESS)) {
 		if (c->fd >= 0)
 			close(c->fd);
 		free(c);
@@ -153,6 +168,22 @@ static void conn_write(struct conn *c)
 	watch_writes(c, false);
 }
 
+static void head_make(struct conn *c)
+{
+	char session[64] = "";
+
+	if (c->job.session)
+		snprintf(session, sizeof(session), "x-session-id: session-%llu\r\n",
+			 (unsigned long long)session_id(c->job.session));
+	c->head_bytes = (size_t)snprintf(
+		c->head, sizeof(c->head),
+		"POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n%s%s%s%s"
+		"content-length: %zu\r\n\r\n",
+		opt->path, target_text[c->target], session,
+		opt->api_key ? "authorization: Bearer " : "", opt->api_key ? opt->api_key : "",
+		opt->api_key ? "\r\n" : "", c->job.body_bytes);
+}
+
 static void conn_begin(struct job *job)
 {
 	double now = now_ms();
@@ -180,6 +211,7 @@ static void conn_begin(struct job *job)
 		c = conn_open(target);
 	if (!c || busy_count == 65536) {
 		res->refused++;
+		session_free(job->session);
 		free(job->body);
 		return;
 	}
@@ -191,10 +223,7 @@ static void conn_begin(struct job *job)
 	c->chunks = (struct http1_chunks){0};
 	c->sse = (struct sse){0};
 	c->began_ms = job->at_ms >= 0 ? start_ms + job->at_ms : now;
-	c->head_bytes = (size_t)snprintf(c->head, sizeof(c->head),
-					 "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: "
-					 "application/json\r\ncontent-length: %zu\r\n\r\n",
-					 opt->path, target_text[target], job->body_bytes);
+	head_make(c);
 	all_busy[busy_count++] = c;
 	conn_write(c);
 }
@@ -213,12 +242,13 @@ static void append(char **buf, size_t *len, size_t *size, const char *p, size_t 
 /* Every word of a simulated answer follows from the prompt: compare all of them. */
 static bool answer_right(const struct conn *c)
 {
-	const char *p = c->text ? c->text : "";
+	bool prompt = strcmp(opt->path, "/v1/completions") == 0;
+	const char *key = prompt ? "\"text\":\"" : "\"content\":\"", *p = c->text ? c->text : "";
 	char word[SIM_WORD_BYTES + 1];
 	uint32_t i = 0;
 
-	while ((p = strstr(p, "\"content\":\""))) {
-		for (p += 11; *p == ' '; p += SIM_WORD_BYTES, i++) {
+	while ((p = strstr(p, key))) {
+		for (p += strlen(key); *p == ' '; p += SIM_WORD_BYTES, i++) {
 			sim_word(c->job.prompt_hash, i, word);
 			if (strncmp(p, word, SIM_WORD_BYTES) != 0)
 				return false;
@@ -229,22 +259,56 @@ static bool answer_right(const struct conn *c)
 	return i == c->job.max_tokens && (!opt->stream || c->sse.done);
 }
 
+/* The conversation goes on after a while, or ends here. */
+static void turn_after(struct conn *c, bool ok, double now)
+{
+	struct turn *t, **link = &turns;
+	struct session *s = c->job.session;
+
+	c->job.session = NULL;
+	if (!ok || !s || !session_goes_on(s, opt)) {
+		session_free(s);
+		return;
+	}
+	session_answered(s, c->text);
+	t = malloc(sizeof(*t));
+	t->session = s;
+	t->at_ms = now - start_ms + opt->think_ms;
+	while (*link && (*link)->at_ms <= t->at_ms)
+		link = &(*link)->next;
+	t->next = *link;
+	*link = t;
+}
+
+static void result_add(struct conn *c, double now)
+{
+	double ttft_ms = (c->first_ms ? c->first_ms : now) - c->began_ms;
+
+	res->ok++;
+	hist_add(&res->ttft, ttft_ms);
+	hist_add(&res->e2e, now - c->began_ms);
+	if (ttft_ms > res->slowest_ms) {
+		res->slowest_ms = ttft_ms;
+		snprintf(res->slowest_id, sizeof(res->slowest_id), "%s", c->request_id);
+	}
+}
+
 static void conn_done(struct conn *c)
 {
 	double now = now_ms();
-	bool right = !opt->verify || answer_right(c);
+	bool ok = false;
 
 	if (!opt->stream)
 		sse_json_end(&c->sse);
-	if (c->status != 200) {
+	if (c->status != 200)
 		res->status++;
-	} else if (!right || (opt->stream && c->sse.first_is_error)) {
+	else if ((opt->verify && !answer_right(c)) || (opt->stream && c->sse.first_is_error))
 		res->wrong++;
-	} else {
-		res->ok++;
-		hist_add(&res->ttft, (c->first_ms ? c->first_ms : now) - c->began_ms);
-		hist_add(&res->e2e, now - c->began_ms);
-	}
+	else
+		ok = true;
+	if (ok)
+		result_add(c, now);
+	turn_after(c, ok, now);
 	res->prompt_tokens += c->sse.usage.prompt_tokens;
 	res->cached_tokens += c->sse.usage.cached_tokens;
 	res->completion_tokens += c->sse.usage.completion_tokens;
@@ -264,14 +328,15 @@ static void payload(struct conn *c, const char *p, size_t n)
 	double now;
 
 	res->bytes += n;
-	if (opt->verify)
+	if (opt->verify || c->job.session)
 		append(&c->text, &c->text_len, &c->text_size, p, n);
 	if (!opt->stream) {
 		sse_json_feed(&c->sse, p, n);
 		return;
 	}
 	sse_feed(&c->sse, p, n);
-	if (!c->sse.content || c->sse.events == before || c->sse.done)
+	if (!c->sse.content || c->sse.events == before || c->sse.done ||
+	    (c->first_ms && c->sse.usage.known)) /* what ends a stream is no token */
 		return;
 	now = now_ms();
 	if (!c->first_ms)
@@ -305,17 +370,31 @@ static bool body_bytes(struct conn *c, const char *p, size_t n)
 	return http1_chunks_done(&c->chunks);
 }
 
-static void port_count(const struct http1_head *head)
+/* Who answered: as the gateway says, or a simulated engine itself. */
+static void endpoint_count(const struct http1_head *head)
 {
-	struct span v = http1_field_get(head, SPAN("x-inference-port"));
-	unsigned int port = v.ptr ? (unsigned int)atoi(v.ptr) : 0;
+	struct span v = http1_field_get(head, SPAN("x-gateway-destination-endpoint-served"));
+	int i = 0;
 
-	for (int i = 0; i < PORTS_MAX && port; i++)
-		if (res->port[i] == port || !res->port_count[i]) {
-			res->port[i] = port;
-			res->port_count[i]++;
-			return;
-		}
+	if (!v.len)
+		v = http1_field_get(head, SPAN("x-inference-port"));
+	if (!v.len || v.len >= sizeof(res->endpoint[0]))
+		return;
+	while (i < SEEN_MAX && res->endpoint_count[i] && !span_eq(span_of_str(res->endpoint[i]), v))
+		i++;
+	if (i == SEEN_MAX)
+		return;
+	snprintf(res->endpoint[i], sizeof(res->endpoint[i]), "%.*s", SPAN_FMT(v));
+	res->endpoint_count[i]++;
+}
+
+static void status_count(struct conn *c, const struct http1_head *head)
+{
+	struct span id = http1_field_get(head, SPAN("x-request-id"));
+
+	snprintf(c->request_id, sizeof(c->request_id), "%.*s", SPAN_FMT(id));
+	if (head->status < 600)
+		res->status_count[head->status]++;
 }
 
 /* Returns false when the connection is gone. */
@@ -336,7 +415,8 @@ static bool head_bytes(struct conn *c, const char *p, size_t n)
 	c->status = head.status;
 	c->framing = head.framing;
 	c->left = head.content_length;
-	port_count(&head);
+	endpoint_count(&head);
+	status_count(c, &head);
 	if (body_bytes(c, c->in + took, c->in_len - (size_t)took))
 		conn_done(c);
 	return true;
@@ -380,16 +460,40 @@ static void timeouts(void)
 			conn_failed(all_busy[i], &res->timeouts);
 }
 
+/* Asks again where a user has thought enough. */
+static void turns_start(struct plan *plan)
+{
+	double passed = now_ms() - start_ms;
+
+	while (turns && turns->at_ms <= passed &&
+	       (opt->rate > 0 || busy_count < opt->concurrency)) {
+		struct turn *t = turns;
+		struct job job;
+
+		turns = t->next;
+		if (opt->duration_s > 0 && passed > opt->duration_s * 1000) {
+			session_free(t->session);
+		} else {
+			plan_turn(plan, t->session, &job);
+			job.at_ms = opt->rate > 0 ? t->at_ms : -1;
+			conn_begin(&job);
+		}
+		free(t);
+	}
+}
+
 /* Starts what is due; returns ms to wait, or -1 when nothing is left at all. */
 static double jobs_start(struct plan *plan, struct job *next, bool *have)
 {
-	double passed;
+	double passed, wait = 100;
 
+	turns_start(plan);
 	while (*have) {
 		passed = now_ms() - start_ms;
 		if (next->at_ms >= 0 ? next->at_ms > passed : busy_count >= opt->concurrency)
 			break;
 		if (next->at_ms < 0 && opt->duration_s > 0 && passed > opt->duration_s * 1000) {
+			session_free(next->session);
 			free(next->body);
 			*have = false;
 			break;
@@ -397,10 +501,14 @@ static double jobs_start(struct plan *plan, struct job *next, bool *have)
 		conn_begin(next);
 		*have = plan_next(plan, next);
 	}
-	if (!*have)
-		return busy_count ? 100 : -1;
-	passed = next->at_ms - (now_ms() - start_ms);
-	return next->at_ms < 0 || passed > 100 ? 100 : passed < 0 ? 0 : passed;
+	if (!*have && !turns && !busy_count)
+		return -1;
+	passed = now_ms() - start_ms;
+	if (*have && next->at_ms >= 0 && next->at_ms - passed < wait)
+		wait = next->at_ms - passed;
+	if (turns && turns->at_ms - passed < wait)
+		wait = turns->at_ms - passed;
+	return wait < 0 ? 0 : wait;
 }
 
 static void progress(double *last)

@@ -2,6 +2,7 @@
 /*
  * sluice-load: requests like users', and what they saw.
  *   main.c (flags) -> plan.c (which request, when) -> client.c (sends, reads) -> report.c
+ *                     session.c (what was said before)
  * Open loop: latency counts from the planned send time, so that a stall cannot hide.
  */
 #ifndef SLUICE_LOAD_H
@@ -12,14 +13,14 @@
 #include <stdint.h>
 
 #define TARGETS_MAX 64
-#define PORTS_MAX   64
+#define SEEN_MAX    1024 /* endpoints that are told apart */
 
 struct load_options {
-	char *target, *model, *trace, *path;
+	char *target, *model, *trace, *path, *api_key;
 	unsigned int concurrency, requests, prompt_tokens, max_tokens, groups, group_tokens;
-	unsigned int limit, seed;
-	double rate, duration_s, speed, timeout_s;
-	bool stream, verify, json, constant, quiet;
+	unsigned int limit, seed, prompt_tokens_max, turns;
+	double rate, duration_s, speed, timeout_s, think_ms;
+	bool stream, verify, json, constant, quiet, ignore_eos;
 };
 
 /* Durations in logarithmic buckets, 2 % wide. */
@@ -38,20 +39,41 @@ struct job {
 	size_t body_bytes;
 	uint64_t prompt_hash; /* as the simulated engine computes it */
 	uint32_t max_tokens;
+	struct session *session; /* of --turns; owned with the job; NULL: a request of its own */
 };
+
+/* A conversation. */
+struct session;
+struct session *session_new(uint64_t id);
+void session_free(struct session *s);
+uint64_t session_id(const struct session *s);
+bool session_goes_on(const struct session *s, const struct load_options *opt);
+/* Adds what the user says next (no quotes or backslashes in it); returns which turn this is. */
+unsigned int session_ask(struct session *s, const char *text, size_t n);
+/* Adds the answer: every "content" string of the payload, as it is escaped there. */
+void session_answered(struct session *s, const char *payload);
+/* The messages so far, as the inside of a JSON array. */
+const char *session_messages(const struct session *s, size_t *ret_len);
+/* As a simulated engine hashes them. */
+uint64_t session_hash(const struct session *s);
 
 struct plan;
 /* Reads the trace, if one is named. NULL after printing why not. */
 struct plan *plan_new(const struct load_options *opt);
 /* The next request, or false when there are no more. */
 bool plan_next(struct plan *p, struct job *ret);
+/* The next turn of a conversation; at_ms is the caller's. */
+void plan_turn(struct plan *p, struct session *session, struct job *ret);
 
 struct result {
 	struct hist ttft, itl, e2e;
 	uint64_t ok, sent, bytes, prompt_tokens, cached_tokens, completion_tokens;
 	uint64_t refused, status, cut, timeouts, wrong; /* errors by kind */
-	unsigned int port[PORTS_MAX];
-	uint64_t port_count[PORTS_MAX];
+	uint64_t status_count[600];
+	double slowest_ms; /* TTFT */
+	char slowest_id[128];
+	char endpoint[SEEN_MAX][64];
+	uint64_t endpoint_count[SEEN_MAX];
 	double elapsed_s;
 };
 

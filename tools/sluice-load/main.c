@@ -12,6 +12,7 @@ static struct load_options opt = {
 	.prompt_tokens = 128,
 	.max_tokens = 16,
 	.speed = 1,
+	.turns = 1,
 	.timeout_s = 120,
 	.stream = true,
 };
@@ -21,16 +22,23 @@ static const struct flag rows[] = {
 	{"target", "LIST", FLAG_TEXT, &opt.target,
 	 "IPV4:PORT; several, by commas, are used in turn"},
 	{"model", "NAME", FLAG_TEXT, &opt.model, "model name"},
-	{"path", "PATH", FLAG_TEXT, &opt.path, "request path"},
+	{"path", "PATH", FLAG_TEXT, &opt.path, "chat, or /v1/completions"},
+	{"api-key", "KEY", FLAG_TEXT, &opt.api_key, "sent as Authorization: Bearer"},
 	{"concurrency", "N", FLAG_COUNT, &opt.concurrency, "closed loop: requests at a time"},
 	{"rate", "N", FLAG_REAL, &opt.rate, "open loop: requests a second"},
 	{"arrival", "KIND", FLAG_TEXT, &pattern, "of the open loop: poisson or constant"},
 	{"requests", "N", FLAG_COUNT, &opt.requests, "how many"},
 	{"duration", "SECONDS", FLAG_REAL, &opt.duration_s, "for so long"},
 	{"prompt-tokens", "N", FLAG_COUNT, &opt.prompt_tokens, "of 4 bytes each"},
+	{"prompt-tokens-max", "N", FLAG_COUNT, &opt.prompt_tokens_max,
+	 "lengths are spread evenly up to it"},
 	{"max-tokens", "N", FLAG_COUNT, &opt.max_tokens, "answer length"},
 	{"prefix-groups", "N", FLAG_COUNT, &opt.groups, "prompts share a prefix by group"},
 	{"prefix-tokens", "N", FLAG_COUNT, &opt.group_tokens, "length of it, in steps of 512"},
+	{"ignore-eos", NULL, FLAG_BOOL, &opt.ignore_eos, "ask for answers of exactly that length"},
+	{"turns", "N", FLAG_COUNT, &opt.turns,
+	 "of a conversation, each with all that was said before"},
+	{"think-time", "TIME", FLAG_MILLIS, &opt.think_ms, "between an answer and the next turn"},
 	{"trace", "FILE", FLAG_TEXT, &opt.trace, "replay Mooncake JSON lines or Azure CSV"},
 	{"speed", "N", FLAG_REAL, &opt.speed, "replay so many times faster"},
 	{"limit", "N", FLAG_COUNT, &opt.limit, "first rows of the trace only"},
@@ -66,6 +74,11 @@ int main(int argc, char **argv)
 	opt.constant = strcmp(pattern, "constant") == 0;
 	if (!opt.constant && strcmp(pattern, "poisson") != 0)
 		return flags_refuse(&flags, "--arrival", "bad value");
+	if (!opt.turns ||
+	    (opt.turns > 1 && (opt.trace || strcmp(opt.path, "/v1/completions") == 0)))
+		return flags_refuse(&flags, "--turns", "needs chat and no trace");
+	if (opt.api_key && strlen(opt.api_key) > 1024)
+		return flags_refuse(&flags, "--api-key", "is too long");
 	if (!opt.trace && opt.rate <= 0 && !opt.concurrency)
 		opt.concurrency = 1;
 	if (!opt.trace && !opt.requests && opt.duration_s <= 0)

@@ -26,6 +26,7 @@ struct plan {
 	const struct load_options *opt;
 	struct row *rows;
 	size_t row_count, next;
+	uint64_t later_turns;
 	double at_ms;
 	uint64_t random;
 };
@@ -142,6 +143,12 @@ static char *text_put(char *to, uint64_t id, uint32_t tokens)
 	return to;
 }
 
+/* Does the path take a prompt, not messages? */
+static bool takes_prompt(const struct load_options *opt)
+{
+	return strcmp(opt->path, "/v1/completions") == 0;
+}
+
 static uint32_t text_make(const struct row *r, uint64_t private_id, char *to)
 {
 	char *at = to;
@@ -157,25 +164,55 @@ static uint32_t text_make(const struct row *r, uint64_t private_id, char *to)
 	return (uint32_t)(at - to);
 }
 
-static void job_make(struct plan *p, const struct row *r, struct job *job)
+/* The request's JSON around what was said (messages or a prompt, escaped). */
+static void body_make(const struct load_options *opt, const char *said, size_t n, struct job *job)
+{
+	bool prompt = takes_prompt(opt);
+
+	job->body = malloc(n + 768 + strlen(opt->model));
+	job->body_bytes = (size_t)sprintf(
+		job->body, "{\"model\":\"%s\",\"%s\":%s%.*s%s,\"max_tokens\":%u%s%s}", opt->model,
+		prompt ? "prompt" : "messages", prompt ? "\"" : "[", (int)n, said,
+		prompt ? "\"" : "]", job->max_tokens, opt->ignore_eos ? ",\"ignore_eos\":true" : "",
+		opt->stream ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" : "");
+}
+
+/* One question, in the conversation of the job or alone. */
+static void job_make(struct plan *p, const struct row *r, uint64_t private_id, struct job *job)
 {
 	const struct load_options *opt = p->opt;
-	char *text = malloc((size_t)r->input * SIM_TOKEN_BYTES + 8), *body;
-	uint32_t n;
+	char *text = malloc((size_t)r->input * SIM_TOKEN_BYTES + 8);
+	uint32_t n = text_make(r, private_id, text);
+	struct session *s = job->session;
+	const char *said;
+	size_t len;
 
-	memcpy(text, "user", 4); /* the engine hashes the role too */
-	n = text_make(r, p->next, text + 4);
-	job->prompt_hash = sim_prompt_hash(text, n + 4u);
 	job->max_tokens = r->output ? r->output : 1;
-	body = malloc(n + 512u);
-	job->body_bytes = (size_t)sprintf(
-		body,
-		"{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"%.*s\"}],"
-		"\"max_tokens\":%u%s}",
-		opt->model, (int)n, text + 4, job->max_tokens,
-		opt->stream ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" : "");
-	job->body = body;
+	if (takes_prompt(opt)) {
+		job->prompt_hash = sim_prompt_hash(text, n);
+		body_make(opt, text, n, job);
+		free(text);
+		return;
+	}
+	if (!s)
+		s = session_new(0);
+	session_ask(s, text, n);
+	job->prompt_hash = session_hash(s);
+	said = session_messages(s, &len);
+	body_make(opt, said, len, job);
+	if (!job->session)
+		session_free(s);
 	free(text);
+}
+
+static uint32_t prompt_length(struct plan *p)
+{
+	const struct load_options *opt = p->opt;
+
+	if (opt->prompt_tokens_max <= opt->prompt_tokens)
+		return opt->prompt_tokens;
+	return opt->prompt_tokens +
+	       (uint32_t)(uniform(p) * (opt->prompt_tokens_max - opt->prompt_tokens + 1));
 }
 
 /* A request of our own making: a group's shared prefix, then text of its own. */
@@ -184,11 +221,12 @@ static void synthetic(struct plan *p, struct job *job)
 	const struct load_options *opt = p->opt;
 	uint32_t shared = opt->groups ? opt->group_tokens / ID_TOKENS : 0;
 	uint64_t ids[1024], group = opt->groups ? p->next % opt->groups : 0;
-	struct row r = {.input = opt->prompt_tokens, .output = opt->max_tokens, .ids = ids};
+	struct row r = {.input = prompt_length(p), .output = opt->max_tokens, .ids = ids};
 
 	for (; r.id_count < shared && r.id_count < 1024; r.id_count++)
 		ids[r.id_count] = PRIVATE_IDS * 2 + (group << 16) + r.id_count;
-	job_make(p, &r, job);
+	job->session = opt->turns > 1 ? session_new(p->next) : NULL;
+	job_make(p, &r, p->next, job);
 	job->at_ms = -1;
 	if (opt->rate > 0) {
 		job->at_ms = p->at_ms;
@@ -197,18 +235,29 @@ static void synthetic(struct plan *p, struct job *job)
 	}
 }
 
+void plan_turn(struct plan *p, struct session *session, struct job *ret)
+{
+	struct row r = {.input = prompt_length(p), .output = p->opt->max_tokens};
+
+	*ret = (struct job){.session = session};
+	/* its text is nobody else's: beyond the ids of first turns */
+	job_make(p, &r, (PRIVATE_IDS >> 4) + ++p->later_turns, ret);
+}
+
 bool plan_next(struct plan *p, struct job *ret)
 {
 	if (p->opt->trace) {
 		if (p->next >= p->row_count)
 			return false;
-		job_make(p, &p->rows[p->next], ret);
+		ret->session = NULL;
+		job_make(p, &p->rows[p->next], p->next, ret);
 		ret->at_ms = p->opt->concurrency ? -1 : p->rows[p->next].at_ms;
 	} else {
 		if (p->opt->requests && p->next >= p->opt->requests)
 			return false;
 		synthetic(p, ret);
 		if (p->opt->duration_s > 0 && ret->at_ms > p->opt->duration_s * 1000) {
+			session_free(ret->session);
 			free(ret->body);
 			return false;
 		}

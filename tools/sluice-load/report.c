@@ -34,10 +34,10 @@ static double spread_cv(const struct result *r)
 {
 	double sum = 0, sq = 0, n = 0;
 
-	for (int i = 0; i < PORTS_MAX && r->port_count[i]; i++, n++)
-		sum += (double)r->port_count[i];
+	for (int i = 0; i < SEEN_MAX && r->endpoint_count[i]; i++, n++)
+		sum += (double)r->endpoint_count[i];
 	for (int i = 0; i < (int)n; i++)
-		sq += pow((double)r->port_count[i] - sum / n, 2);
+		sq += pow((double)r->endpoint_count[i] - sum / n, 2);
 	return sum > 0 ? sqrt(sq / n) / (sum / n) : 0;
 }
 
@@ -65,10 +65,15 @@ static void json_print(const struct result *r)
 	       (unsigned long long)r->cached_tokens, (unsigned long long)r->completion_tokens,
 	       r->prompt_tokens ? (double)r->cached_tokens / (double)r->prompt_tokens : 0,
 	       spread_cv(r));
-	for (int i = 0; i < PORTS_MAX && r->port_count[i]; i++)
-		printf("%s\"%u\":%llu", i ? "," : "", r->port[i],
-		       (unsigned long long)r->port_count[i]);
-	printf("}}\n");
+	for (int i = 0; i < SEEN_MAX && r->endpoint_count[i]; i++)
+		printf("%s\"%s\":%llu", i ? "," : "", r->endpoint[i],
+		       (unsigned long long)r->endpoint_count[i]);
+	printf("},\"statuses\":{");
+	for (int i = 0, n = 0; i < 600; i++)
+		if (r->status_count[i])
+			printf("%s\"%d\":%llu", n++ ? "," : "", i,
+			       (unsigned long long)r->status_count[i]);
+	printf("},\"slowest_request_id\":\"%s\"}\n", r->slowest_id);
 }
 
 static void row(const char *name, const struct hist *h)
@@ -90,6 +95,9 @@ void report_print(const struct load_options *opt, const struct result *r)
 	       (unsigned long long)r->refused, (unsigned long long)r->status,
 	       (unsigned long long)r->cut, (unsigned long long)r->timeouts,
 	       (unsigned long long)r->wrong);
+	for (int i = 0; i < 600; i++)
+		if (r->status_count[i] && i != 200)
+			printf("status %d: %llu\n", i, (unsigned long long)r->status_count[i]);
 	printf("%-8s %10s %10s %10s %10s\n", "ms", "p50", "p90", "p99", "max");
 	row("TTFT", &r->ttft);
 	row("ITL", &r->itl);
@@ -98,4 +106,12 @@ void report_print(const struct load_options *opt, const struct result *r)
 	       (unsigned long long)r->prompt_tokens,
 	       r->prompt_tokens ? 100.0 * (double)r->cached_tokens / (double)r->prompt_tokens : 0,
 	       spread_cv(r));
+	for (int i = 0; i < SEEN_MAX && r->endpoint_count[i]; i++)
+		printf("%s%s: %.1f %%%s", i % 4 ? "   " : "  ", r->endpoint[i],
+		       100.0 * (double)r->endpoint_count[i] / (double)r->sent,
+		       i % 4 == 3 ? "\n" : "");
+	printf("\n");
+	if (r->slowest_id[0])
+		printf("slowest to begin, %.1f ms: sluicectl why %s\n", r->slowest_ms,
+		       r->slowest_id);
 }
