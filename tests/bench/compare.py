@@ -7,6 +7,7 @@ from /proc/PID/task/*/schedstat. Medians of ROUNDS rounds, the gateways in turn 
 import glob, json, os, pathlib, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BPFFS = f"/sys/fs/bpf/sluice-bench-{os.getpid()}"
 BIN, PORT, ROUNDS, ENGINES = ROOT / "build/bin", 23100, int(os.environ.get("ROUNDS", 5)), 8
 children = []
 
@@ -54,7 +55,7 @@ def gateways(tmp, engine_port):
     ha = tmp / "haproxy.cfg"
     ha.write_text("global\n nbthread 1\n maxconn 9000\n tune.bufsize 32768\ndefaults\n mode http\n"
                   " timeout client 100s\n timeout server 100s\n timeout connect 1s\n"
-                  f" http-reuse always\nfrontend f\n bind 127.0.0.1:{PORT + 1}\n default_backend b\n"
+                  f" http-reuse always\n option http-no-delay\nfrontend f\n bind 127.0.0.1:{PORT + 1}\n default_backend b\n"
                   "backend b\n balance leastconn\n"
                   + "".join(f" server s{i} {s} pool-max-conn 256\n" for i, s in enumerate(servers)))
     ng = tmp / "nginx.conf"
@@ -73,7 +74,7 @@ def gateways(tmp, engine_port):
     flags = sum((["--endpoint", s] for s in servers), [])
     out["sluice"] = (PORT, start(0, BIN / "sluiced", "--listen", f"127.0.0.1:{PORT}", "--admin",
                                  f"127.0.0.1:{PORT + 9}", "--workers", 1, "--no-pin-workers",
-                                 "--no-bpf", *flags))
+                                 "--bpffs-dir", BPFFS, *flags))
     if shutil.which("haproxy"):
         out["haproxy"] = (PORT + 1, start(0, "haproxy", "-db", "-f", ha))
     nginx = shutil.which("nginx") or (os.path.exists("/usr/sbin/nginx") and "/usr/sbin/nginx")
@@ -199,6 +200,7 @@ def stop():
         except subprocess.TimeoutExpired:
             p.kill()
     children.clear()
+    subprocess.run([BIN / "sluiced", "--bpffs-dir", BPFFS, "--uninstall"], check=False)
 
 
 if __name__ == "__main__":
