@@ -203,6 +203,11 @@ const char *scheduler_profile(const struct scheduler *s)
 	return s->setup->profiles[s->setup->decode]->profile.text;
 }
 
+const struct setup *scheduler_worker_setup(const struct sched_worker *w)
+{
+	return w->sched->setup;
+}
+
 const struct setup *scheduler_setup(const struct scheduler *s)
 {
 	return s->setup;

@@ -102,6 +102,7 @@ struct decisions *scheduler_decisions(struct scheduler *sched);
 
 /* What it was made of: profiles, deciders, flow control. Lives as long as sched. */
 const struct setup *scheduler_setup(const struct scheduler *sched);
+const struct setup *scheduler_worker_setup(const struct sched_worker *w);
 
 /* The profile in the form that config takes: "queue-scorer=2,…". Lives as long as sched. */
 const char *scheduler_profile(const struct scheduler *sched);

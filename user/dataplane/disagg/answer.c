@@ -8,32 +8,38 @@
 #include <errno.h>
 #include <string.h>
 
+#include "dataplane/disagg/body.h"
+
+#define USAGE_BYTES_MAX 1024
+
+/* "usage" lies whole in one of windows that overlap by more than its length. */
+static void usage_find(const struct block *chain, uint64_t bytes, struct usage *ret)
+{
+	char text[4096];
+	size_t step = sizeof(text) - USAGE_BYTES_MAX;
+
+	for (uint64_t at = 0; at < bytes; at += step)
+		usage_read(span_of(text, body_copy(chain, at, bytes, text, sizeof(text))), ret);
+}
+
 int answer_read(const struct block *chain, enum openai_member member, struct answer *ret)
 {
 	static _Thread_local struct openai_scan scan;
 	static _Thread_local struct openai_request says;
 	static _Thread_local struct prompt_span spans[PROMPT_SPANS_MAX];
-	static _Thread_local struct sse tail;
 	const struct openai_place *p = &says.members[member];
+	uint64_t bytes = 0;
 	int err = 0;
 
-	memset(&says, 0, sizeof(says));
-	memset(&tail, 0, sizeof(tail));
 	memset(ret, 0, sizeof(*ret));
 	openai_scan_init(&scan, &says, spans);
 	for (const struct block *b = chain; !err && b; b = b->next) {
 		err = openai_scan_feed(&scan, b->data + b->start, block_used(b));
-		usage_read(span_of(b->data + b->start, block_used(b)), &ret->usage);
-		sse_json_feed(&tail, b->data + b->start, block_used(b));
+		bytes += block_used(b);
 	}
-	if (!err)
-		err = openai_scan_finish(&scan);
-	if (!ret->usage.known) { /* it may lie across two blocks */
-		sse_json_end(&tail);
-		ret->usage = tail.usage;
-	}
-	if (err)
+	if (err || openai_scan_finish(&scan))
 		return -EBADMSG;
+	usage_find(chain, bytes, &ret->usage);
 	if (p->end && !p->null) {
 		ret->start = p->value;
 		ret->end = p->end;

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "scheduler/config/setup.h"
+
 static const char *connector_name(const struct config *cfg)
 {
 	return cfg->pd ? cfg->pd : "auto";
@@ -34,6 +36,29 @@ int disagg_check(const struct config *cfg, char *error, size_t size)
 	return 0;
 }
 
+/*
+ * An EndpointPickerConfig decides, as far as it has a disagg handler; without one it asked for no
+ * second leg, and only an explicit --pd makes one.
+ */
+static void decider_choose(struct disagg_pool *pool, const struct config *cfg,
+			   const struct setup *setup)
+{
+	const char *name = cfg->pd_decider ? cfg->pd_decider : "sluice";
+
+	if (setup->from_file && setup->handler == HANDLER_DISAGG) {
+		name = setup->prefill_first && setup->prefill != SETUP_NONE ? "always" : "never";
+		if (setup->prefill != SETUP_NONE && setup->has_prefill_decider) {
+			pool->decider = setup->prefill_decider;
+			return;
+		}
+	} else if (setup->from_file && pool->automatic) {
+		pool->connector = NULL;
+	}
+	pd_decider_init(&pool->decider, pd_decider_find(name));
+	if (strcmp(pool->decider.type->word, "prefix") == 0)
+		pool->decider.params[0] = (double)cfg->pd_uncached_min;
+}
+
 int disagg_init(struct worker *w)
 {
 	const struct config *cfg = w->cfg;
@@ -45,10 +70,7 @@ int disagg_init(struct worker *w)
 	w->disagg = pool;
 	pool->automatic = strcmp(name, "auto") == 0;
 	pool->connector = pd_connector_find(pool->automatic ? "nixlv2" : name);
-	pd_decider_init(&pool->decider,
-			pd_decider_find(cfg->pd_decider ? cfg->pd_decider : "sluice"));
-	if (strcmp(pool->decider.type->word, "prefix") == 0)
-		pool->decider.params[0] = (double)cfg->pd_uncached_min;
+	decider_choose(pool, cfg, scheduler_worker_setup(w->sched));
 	pool->version = ~0ULL;
 	pool->count = (uint32_t)cfg->connections_max * 2; /* those whose client left linger */
 	pool->items = mmap(NULL, pool->count * sizeof(*pool->items), PROT_READ | PROT_WRITE,
