@@ -36,6 +36,7 @@ bench:
 	$(Q)tools/setup.sh bench
 	$(Q)$(MAKE) --no-print-directory all bench-bins $(if $(wildcard tests/bench/fixed_engine.c),$(ENGINE))
 	$(Q)$(PY) tests/bench/compare.py
+	$(Q)$(PY) tests/bench/pd.py
 
 build/release/bench/fixed_engine: tests/bench/fixed_engine.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CPPFLAGS) -O2 -g -std=gnu17 $(WARN) -pthread -o $@ $<

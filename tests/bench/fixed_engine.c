@@ -37,7 +37,7 @@ static size_t message(char *to, size_t size, const char *type, const char *body)
 
 static void messages_make(void)
 {
-	char body[1100], text[700];
+	char body[1100], text[580];
 
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = '\0';
@@ -48,7 +48,8 @@ static void messages_make(void)
 		"\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},"
 		"\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":500,"
 		"\"total_tokens\":600,\"completion_tokens\":100,\"prompt_tokens_details\":"
-		"{\"cached_tokens\":0}}}",
+		"{\"cached_tokens\":0}},\"kv_transfer_params\":{\"do_remote_prefill\":true,"
+		"\"remote_block_ids\":[[79,80,81,82]],\"remote_engine_id\":\"47f672e1\"}}",
 		text);
 	message(answer, sizeof(answer), "application/json", body);
 	message(models, sizeof(models), "application/json",

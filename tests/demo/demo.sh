@@ -90,6 +90,8 @@ if [ -x $BIN/sluicectl ]; then
 	echo "-- sluicectl why $ID"
 	$BIN/sluicectl --admin 127.0.0.1:$((PORT + 20)) why "$ID"
 fi
+[ -z "${KEEP:-}" ] && stop
+PORT=$((PORT + 40)) tests/demo/pd.sh
 if [ -n "${KEEP:-}" ]; then
 	echo "left running; ask it something, end with Ctrl-C:"
 	echo "  curl http://127.0.0.1:$PORT/v1/chat/completions -d '{\"model\":\"tiny\",\"max_tokens\":8,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'"
