@@ -42,6 +42,10 @@ struct config {
 	double weight_queue, weight_kv, weight_prefix; /* the default profile */
 	char *scheduler_config; /* an EndpointPickerConfig; wins over the profile */
 	bool allow_experimental_plugins;
+	struct string_list tokenizers; /* "MODEL=FILE" */
+	char *kv_events;	       /* "auto", "off" or a port */
+	char *kv_events_bind;	       /* "tcp://ADDR:PORT": engines connect to us; NULL none */
+	uint64_t kv_index_bytes_max;
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */
 
 	char *guard; /* off, auto, native, generic, tc */

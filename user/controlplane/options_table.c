@@ -147,6 +147,16 @@ const struct option_row option_rows[] = {
 	  .help = "of those at once" },
 	{ BOOL("guard-dry-run", guard_dry_run, false), .help = "count what would be dropped, drop nothing" },
 
+	{ GROUP("KV events"), .name = "tokenizer", .type = OPTION_LIST, FIELD(tokenizers),
+	  .placeholder = "MODEL=FILE",
+	  .help = "a model's tokenizer.json: its KV events are followed (repeatable)" },
+	{ STR("kv-events", kv_events), .def_text = "auto", .placeholder = "auto|off|PORT",
+	  .help = "where engines publish them: as /kv_event_sources says, nowhere, or that port" },
+	{ STR("kv-events-bind", kv_events_bind), .placeholder = "tcp://ADDR:PORT",
+	  .help = "engines connect here to publish their KV events" },
+	{ SIZE("kv-index-bytes-max", kv_index_bytes_max, KV_INDEX_BYTES_MAX, 1 << 20, 1ULL << 36),
+	  .help = "memory of the precise index" },
+
 	{ GROUP("Seen from outside"), .name = "admin", .type = OPTION_ADDRESS, FIELD(admin),
 	  .def_text = "127.0.0.1:9090", .placeholder = "ADDR",
 	  .help = "metrics, health and state at HOST:PORT or unix:/PATH; \"\": none" },

@@ -40,6 +40,11 @@ struct learner {
 
 static const char *const role_names[KV_ROLES] = {"system", "user", "assistant"};
 
+uint64_t kv_tools_hash(struct span tools)
+{
+	return tools.len ? XXH3_64bits(tools.ptr, tools.len) : 0;
+}
+
 void kv_glue_free(struct kv_glue *g)
 {
 	if (!g)
@@ -247,7 +252,7 @@ int kv_glue_learn(const struct vocab *vocab, kv_ask ask_fn, void *arg, struct sp
 		err = -ENOTSUP;
 	if (!err) {
 		l.glue->trims = l.trimmed;
-		l.glue->tools_hash = tools.len ? XXH3_64bits(tools.ptr, tools.len) : 0;
+		l.glue->tools_hash = kv_tools_hash(tools);
 		err = kv_glue_verify(l.glue, vocab, ask_fn, arg, tools);
 	}
 	learner_fini(&l);

@@ -58,6 +58,9 @@ int kv_glue_learn(const struct vocab *vocab, kv_ask ask, void *arg, struct span 
 		  struct kv_glue **ret);
 void kv_glue_free(struct kv_glue *g);
 
+/* Names tools (raw JSON); 0 for none. */
+uint64_t kv_tools_hash(struct span tools);
+
 /* Does an engine still answer as the glue says? 0, -ENOTSUP (contradicted), or -errno of ask. */
 int kv_glue_verify(const struct kv_glue *g, const struct vocab *vocab, kv_ask ask, void *arg,
 		   struct span tools);

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Made in the order in which each needs the other; ended the other way round. */
+#include "controlplane/kv_service.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "controlplane/kv_learner.h"
+#include "controlplane/kv_listener.h"
+
+struct kv_service {
+	struct kv_shared shared;
+	struct kv_listener *listener;
+	struct kv_learner *learner;
+};
+
+/* "auto", "off" or a port. */
+static bool mode_valid(const char *mode)
+{
+	char *end;
+	unsigned long port = strtoul(mode, &end, 10);
+
+	return strcmp(mode, "auto") == 0 || strcmp(mode, "off") == 0 ||
+	       (*mode >= '0' && *mode <= '9' && !*end && port && port < 65536);
+}
+
+static int start(struct kv_service *s, char *ret_error, size_t error_bytes)
+{
+	const struct config *config = s->shared.config;
+	int err = kv_models_new(&config->tokenizers, &s->shared.models, ret_error, error_bytes);
+
+	if (err)
+		return err;
+	err = kv_index_new(config->kv_index_bytes_max, clock_wall_ns(), &s->shared.index);
+	if (!err)
+		err = kv_listener_start(&s->shared, &s->listener);
+	if (!err)
+		err = kv_learner_start(&s->shared, &s->learner);
+	if (err)
+		snprintf(ret_error, error_bytes, "KV events: %s", strerror(-err));
+	return err;
+}
+
+int kv_service_new(const struct config *config, struct store *store, struct kv_service **ret,
+		   char *ret_error, size_t error_bytes)
+{
+	const char *mode = config->kv_events ? config->kv_events : "auto";
+	struct kv_service *s;
+	int err;
+
+	*ret = NULL;
+	if (!mode_valid(mode)) {
+		snprintf(ret_error, error_bytes,
+			 "kv-events: \"%.64s\" is neither auto, off nor a port", mode);
+		return -EINVAL;
+	}
+	if (config->tokenizers.count == 0 || strcmp(mode, "off") == 0)
+		return 0;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->shared.config = config;
+	s->shared.store = store;
+	pthread_mutex_init(&s->shared.lock, NULL);
+	err = start(s, ret_error, error_bytes);
+	if (err)
+		kv_service_free(s);
+	else
+		*ret = s;
+	return err;
+}
+
+void kv_service_free(struct kv_service *s)
+{
+	if (!s)
+		return;
+	kv_learner_stop(s->learner);
+	kv_listener_stop(s->listener);
+	kv_index_free(s->shared.index);
+	kv_models_free(s->shared.models);
+	free(s);
+}
+
+struct kv_index *kv_service_index(struct kv_service *s)
+{
+	return s ? s->shared.index : NULL;
+}
+
+struct kv_models *kv_service_models(struct kv_service *s)
+{
+	return s ? s->shared.models : NULL;
+}
+
+static void figure(FILE *f, const char *name, const char *type, const char *help, uint64_t value)
+{
+	fprintf(f,
+		"# HELP sluice_kv_index_%s %s\n# TYPE sluice_kv_index_%s %s\n"
+		"sluice_kv_index_%s %llu\n",
+		name, help, name, type, name, (unsigned long long)value);
+}
+
+static void write_endpoints(struct kv_service *s, FILE *f)
+{
+	struct endpoint_snapshot *snap = store_snapshot(s->shared.store);
+
+	fprintf(f, "# HELP sluice_kv_endpoint_blocks Blocks that events say the endpoint holds\n"
+		   "# TYPE sluice_kv_endpoint_blocks gauge\n");
+	for (uint32_t v = 0; v < snap->view_count && v < LABEL_VALUES_MAX; v++)
+		if (kv_index_bound(s->shared.index, snap->views[v]->slot))
+			fprintf(f, "sluice_kv_endpoint_blocks{endpoint=\"%s\"} %llu\n",
+				snap->views[v]->name,
+				(unsigned long long)kv_index_endpoint_pairs(s->shared.index,
+									    snap->views[v]->slot));
+	snapshot_put(snap);
+}
+
+void kv_service_write_metrics(struct kv_service *s, FILE *f)
+{
+	struct kv_index_stats stats;
+
+	if (!s)
+		return;
+	kv_index_read_stats(s->shared.index, &stats);
+	figure(f, "pairs", "gauge", "Block and endpoint pairs in the precise index", stats.pairs);
+	figure(f, "pairs_max", "gauge", "Pairs that it has room for", stats.pairs_max);
+	figure(f, "doubles", "gauge", "Pairs of one endpoint that cover the same bytes",
+	       stats.doubles);
+	figure(f, "unknown_total", "counter", "Blocks removed or continued, but never seen",
+	       stats.unknown);
+	figure(f, "forks_lost_total", "counter", "Lengths of blocks that were not kept",
+	       stats.lengths_refused + stats.lengths_dropped);
+	fprintf(f, "# HELP sluice_kv_model_precise 1: prompts of the model are matched precisely\n"
+		   "# TYPE sluice_kv_model_precise gauge\n");
+	for (unsigned int i = 0; i < s->shared.models->count; i++)
+		fprintf(f, "sluice_kv_model_precise{model=\"%s\"} %d\n",
+			s->shared.models->items[i].name,
+			s->shared.models->items[i].state == KV_MODEL_PRECISE);
+	write_endpoints(s, f);
+}
