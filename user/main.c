@@ -15,6 +15,7 @@
 #include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
+#include "controlplane/kv_service.h"
 #include "controlplane/guard.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
@@ -34,6 +35,8 @@ struct agent {
 	struct prefix_index *index;
 	struct scheduler *sched;
 	struct store *store;
+	struct kv_service *kv;
+	struct kv_trust kv_trust;
 	struct control *control;
 	struct access_log *log;
 	struct admin *admin;
@@ -50,6 +53,19 @@ static void endpoint_lost(void *arg, uint32_t slot, uint32_t old_generation)
 
 	(void)old_generation;
 	prefix_index_forget(a->index, (uint16_t)slot);
+}
+
+/* What engines say of their caches goes before what the gateway remembers. */
+static int kv_init(struct agent *a)
+{
+	char why[512] = "";
+	int err = kv_service_new(&a->cfg, a->store, &a->kv, why, sizeof(why));
+
+	if (err)
+		log_error("%s", why);
+	else if (a->kv)
+		scheduler_set_kv(a->sched, kv_service_index(a->kv), &a->kv_trust);
+	return err;
 }
 
 static int knowledge_init(struct agent *a)
@@ -78,7 +94,7 @@ static int knowledge_init(struct agent *a)
 		return err;
 	}
 	a->store = store_new(&a->cfg, bpf_sync_endpoints(a->maps), bpf_sync_load(a->maps), &hooks);
-	return a->store ? 0 : -ENOMEM;
+	return a->store ? kv_init(a) : -ENOMEM;
 }
 
 static int workers_init(struct agent *a)
@@ -96,6 +112,8 @@ static int workers_init(struct agent *a)
 		w->budget = &a->budget;
 		w->log = a->log;
 		w->sched = scheduler_worker(a->sched, i);
+		w->kv_index = kv_service_index(a->kv);
+		w->kv_models = kv_service_models(a->kv);
 		err = store_attach_worker(a->store, &w->mailbox);
 		if (!err)
 			err = worker_start(w);
@@ -221,6 +239,7 @@ static void admin_metrics(void *arg, FILE *f)
 
 	ages_write(a, f);
 	prefix_index_write_metrics(a->index, a->cfg.llm_d_metrics, f);
+	kv_service_write_metrics(a->kv, &a->kv_trust, f);
 	fprintf(f,
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
 		"# TYPE sluice_buffered_bytes gauge\nsluice_buffered_bytes %llu\n",
@@ -305,6 +324,7 @@ static void agent_stop(struct agent *a)
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
 	guard_free(a->guard);
+	kv_service_free(a->kv);
 	control_stop(a->control);
 	access_log_free(a->log);
 	bpf_sync_free(a->maps);

@@ -43,8 +43,8 @@ void usage_read(struct span text, struct usage *ret)
 	ret->known = true;
 	if (!number_after(rest, "\"completion_tokens\"", &ret->completion_tokens))
 		number_after(rest, "\"output_tokens\"", &ret->completion_tokens);
-	if (!number_after(rest, "\"cached_tokens\"", &ret->cached_tokens))
-		number_after(rest, "\"cache_read_input_tokens\"", &ret->cached_tokens);
+	ret->cached_known = number_after(rest, "\"cached_tokens\"", &ret->cached_tokens) ||
+			    number_after(rest, "\"cache_read_input_tokens\"", &ret->cached_tokens);
 }
 
 /* Does `"name":"` go on with anything but the closing quote? */

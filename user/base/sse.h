@@ -16,6 +16,7 @@
 struct usage {
 	uint32_t prompt_tokens, completion_tokens, cached_tokens;
 	bool known;
+	bool cached_known; /* cached_tokens was told */
 };
 
 struct sse {

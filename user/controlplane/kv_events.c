@@ -5,10 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/msgpack.h"
+#include "kv/kv_hash.h"
 
 enum field {
 	F_HASHES,
@@ -38,13 +36,6 @@ struct fields {
 	struct msgpack at[FIELDS]; /* where each begins; at NULL: absent */
 	struct span tag;
 };
-
-uint64_t kv_extra_fold(uint64_t before, struct span key)
-{
-	uint64_t folded = XXH3_64bits_withSeed(key.ptr, key.len, before + 1);
-
-	return folded ? folded : 1;
-}
 
 static void refuse(struct kv_decoder *d, enum kv_refusal why)
 {

@@ -77,7 +77,4 @@ typedef void (*kv_sink)(void *arg, const struct kv_event *event);
  */
 int kv_events_decode(struct kv_decoder *d, const void *payload, size_t n, kv_sink sink, void *arg);
 
-/* How extra keys are folded: 0 for none; what a reader of prompts must do with a cache_salt. */
-uint64_t kv_extra_fold(uint64_t before, struct span key);
-
 #endif

@@ -102,22 +102,44 @@ static void figure(FILE *f, const char *name, const char *type, const char *help
 		name, help, name, type, name, (unsigned long long)value);
 }
 
-static void write_endpoints(struct kv_service *s, FILE *f)
+/* One figure of each endpoint whose events are heard. */
+static void write_each(struct kv_service *s, const struct kv_trust *trust, FILE *f,
+		       const struct endpoint_snapshot *snap, unsigned int which)
+{
+	static const char *const names[][3] = {
+		{"kv_endpoint_blocks", "gauge", "Blocks that events say the endpoint holds"},
+		{"kv_expected_tokens_total", "counter",
+		 "Cached tokens that the precise index expected of answers"},
+		{"kv_reported_tokens_total", "counter",
+		 "Cached tokens that the engine reported with them"},
+		{"kv_trusted", "gauge", "0: expectations did not come true, matched approximately"},
+	};
+
+	fprintf(f, "# HELP sluice_%s %s\n# TYPE sluice_%s %s\n", names[which][0], names[which][2],
+		names[which][0], names[which][1]);
+	for (uint32_t v = 0; v < snap->view_count && v < LABEL_VALUES_MAX; v++) {
+		const struct endpoint *ep = snap->views[v];
+		const struct kv_trust_slot *t = &trust->slots[ep->slot];
+		uint64_t figures[] = {kv_index_endpoint_pairs(s->shared.index, ep->slot),
+				      t->expected, t->reported,
+				      kv_trusted(trust, ep->slot, ep->generation)};
+
+		if (kv_index_bound(s->shared.index, ep->slot))
+			fprintf(f, "sluice_%s{endpoint=\"%s\"} %llu\n", names[which][0], ep->name,
+				(unsigned long long)figures[which]);
+	}
+}
+
+static void write_endpoints(struct kv_service *s, const struct kv_trust *trust, FILE *f)
 {
 	struct endpoint_snapshot *snap = store_snapshot(s->shared.store);
 
-	fprintf(f, "# HELP sluice_kv_endpoint_blocks Blocks that events say the endpoint holds\n"
-		   "# TYPE sluice_kv_endpoint_blocks gauge\n");
-	for (uint32_t v = 0; v < snap->view_count && v < LABEL_VALUES_MAX; v++)
-		if (kv_index_bound(s->shared.index, snap->views[v]->slot))
-			fprintf(f, "sluice_kv_endpoint_blocks{endpoint=\"%s\"} %llu\n",
-				snap->views[v]->name,
-				(unsigned long long)kv_index_endpoint_pairs(s->shared.index,
-									    snap->views[v]->slot));
+	for (unsigned int which = 0; which < 4; which++)
+		write_each(s, trust, f, snap, which);
 	snapshot_put(snap);
 }
 
-void kv_service_write_metrics(struct kv_service *s, FILE *f)
+void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust, FILE *f)
 {
 	struct kv_index_stats stats;
 
@@ -138,5 +160,5 @@ void kv_service_write_metrics(struct kv_service *s, FILE *f)
 		fprintf(f, "sluice_kv_model_precise{model=\"%s\"} %d\n",
 			s->shared.models->items[i].name,
 			s->shared.models->items[i].state == KV_MODEL_PRECISE);
-	write_endpoints(s, f);
+	write_endpoints(s, trust, f);
 }

@@ -12,6 +12,7 @@
 #include "controlplane/store.h"
 #include "kv/kv_index.h"
 #include "kv/kv_models.h"
+#include "kv/kv_trust.h"
 
 struct kv_service;
 
@@ -27,7 +28,8 @@ void kv_service_free(struct kv_service *s);
 struct kv_index *kv_service_index(struct kv_service *s);
 struct kv_models *kv_service_models(struct kv_service *s);
 
-/* Prometheus text: the index's figures, the state of each model, blocks of each endpoint. */
-void kv_service_write_metrics(struct kv_service *s, FILE *f);
+/* Prometheus text: the index's figures, the state of each model, blocks of each endpoint, and
+ * how far what was expected of it came true. */
+void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust, FILE *f);
 
 #endif

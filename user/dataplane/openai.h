@@ -34,6 +34,13 @@
 	X(BOOTSTRAP_HOST, "bootstrap_host", ANY)                                                   \
 	X(BOOTSTRAP_PORT, "bootstrap_port", ANY)                                                   \
 	X(BOOTSTRAP_ROOM, "bootstrap_room", ANY)                                                   \
+	X(CHAT_TEMPLATE, "chat_template", ANY)                                                     \
+	X(CHAT_TEMPLATE_KWARGS, "chat_template_kwargs", ANY)                                       \
+	X(ADD_GENERATION_PROMPT, "add_generation_prompt", ANY)                                     \
+	X(CONTINUE_FINAL_MESSAGE, "continue_final_message", ANY)                                   \
+	X(REASONING_EFFORT, "reasoning_effort", ANY)                                               \
+	X(ADD_SPECIAL_TOKENS, "add_special_tokens", ANY)                                           \
+	X(TRUNCATE_PROMPT, "truncate_prompt_tokens", ANY)                                          \
 	X(MESSAGES, "messages", ANY)                                                               \
 	X(PROMPT, "prompt", ANY)                                                                   \
 	X(INPUT, "input", ANY)                                                                     \

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/health.h"
 #include "dataplane/disagg/disagg.h"
+#include "dataplane/kv_body.h"
 #include "dataplane/upstream.h"
 
 static void request_pick(struct request *req);
@@ -32,6 +33,7 @@ static void attempt_end(struct request *req, bool failed)
 	out.usage_known = u->known;
 	out.prompt_tokens = u->prompt_tokens;
 	out.cached_tokens = u->cached_tokens;
+	out.cached_known = u->known && u->cached_known;
 	scheduler_done(req->worker->sched, &req->pick, &out);
 	endpoint_put(req->pick.endpoint);
 	req->picked = false;
@@ -196,6 +198,7 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 		.priority = (int32_t)req->says.numbers[OPENAI_PRIORITY],
 		.role = role,
 		.stream = req->says.stream,
+		.kv_prompt = kv_body_read(req, model, &w->kv_prompt) ? &w->kv_prompt : NULL,
 	};
 }
 

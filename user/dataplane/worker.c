@@ -113,7 +113,7 @@ static int pools_init(struct worker *w)
 		return -ENOMEM;
 	if (getrandom(w->random, sizeof(w->random), 0) != sizeof(w->random))
 		return -EIO;
-	if (disagg_init(w))
+	if (disagg_init(w) || kv_prompter_init(&w->prompter, w->kv_index, w->kv_models))
 		return -ENOMEM;
 	return blocks_init(&w->blocks, w->budget);
 }
@@ -127,6 +127,7 @@ static void pools_fini(struct worker *w)
 	munmap(w->upstreams, UPSTREAMS_MAX(w) * sizeof(struct upstream));
 	munmap(w->pieces, (PROMPT_SPANS_MAX + 8192) * sizeof(struct sched_piece));
 	disagg_fini(w);
+	kv_prompter_fini(&w->prompter);
 	blocks_fini(&w->blocks);
 	snapshot_put(w->snapshot);
 }

@@ -15,6 +15,7 @@
 #include "dataplane/live.h"
 #include "dataplane/ring.h"
 #include "dataplane/timers.h"
+#include "kv/kv_prompter.h"
 #include "scheduler/scheduler.h"
 
 struct client;
@@ -56,9 +57,13 @@ struct worker {
 	struct upstream *kept[ENDPOINTS_MAX]; /* idle connections by slot, the youngest first */
 	uint16_t kept_count[ENDPOINTS_MAX];
 
-	uint32_t live, retrying;	   /* requests; those on a second endpoint: retry budget */
-	struct live_table running;	   /* for /state/requests */
-	uint64_t random[2];		   /* request ids */
+	uint32_t live, retrying;	 /* requests; those on a second endpoint: retry budget */
+	struct live_table running;	 /* for /state/requests */
+	uint64_t random[2];		 /* request ids */
+	const struct kv_index *kv_index; /* set before the start; NULL: no events are heard */
+	struct kv_models *kv_models;
+	struct kv_prompter prompter;
+	struct kv_prompt kv_prompt;	   /* of the pick that is being made */
 	struct sched_piece *pieces;	   /* scratch of one pick */
 	struct disagg_pool *disagg;	   /* requests of several legs */
 	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */

@@ -123,6 +123,13 @@ uint64_t kv_hash_root(const struct kv_hash *k, struct span adapter, uint64_t ext
 	return h ? h : 1; /* else leading NULs would not count */
 }
 
+uint64_t kv_extra_fold(uint64_t before, struct span key)
+{
+	uint64_t folded = XXH3_64bits_withSeed(key.ptr, key.len, before + 1);
+
+	return folded ? folded : 1;
+}
+
 uint64_t kv_hash_part(const struct kv_hash *k, uint64_t h, uint64_t extra)
 {
 	h = XXH64(&h, sizeof(h), extra) % k->prime;

@@ -42,6 +42,12 @@ uint64_t kv_hash_root(const struct kv_hash *k, struct span adapter, uint64_t ext
 /* A chain that goes on apart from here: a block with an image in it. */
 uint64_t kv_hash_part(const struct kv_hash *k, uint64_t h, uint64_t extra);
 
+/*
+ * How the extra keys of a block (cache_salt, a picture's id) are folded into one number, in their
+ * order: begin with 0, which stands for none.
+ */
+uint64_t kv_extra_fold(uint64_t before, struct span key);
+
 /* A prompt's bytes with the fingerprints of its prefixes; all borrowed. */
 struct kv_prompt {
 	const char *bytes;

@@ -238,7 +238,7 @@ static void trim(struct kv_out *out, uint32_t from)
 }
 
 /* A content: a string, or text parts. */
-static int content(const struct kv_glue *g, struct json j, struct kv_out *out)
+static int content(const struct kv_glue *g, struct json j, bool strings_only, struct kv_out *out)
 {
 	uint32_t from = out->len;
 	struct span text;
@@ -248,7 +248,7 @@ static int content(const struct kv_glue *g, struct json j, struct kv_out *out)
 	if (peek(&j) == '"') {
 		err = string(&j, &text) ? put_string(out, text) : -ENOTSUP;
 	} else {
-		if (!take(&j, '['))
+		if (strings_only || !take(&j, '['))
 			return -ENOTSUP;
 		for (err = 0; !err && !take(&j, ']'); first = false) {
 			take(&j, ',');
@@ -276,6 +276,7 @@ static int role_of(struct span name)
 struct row {
 	const struct kv_glue *g;
 	struct kv_out *out;
+	bool strings_only;
 	int last; /* role of the last message, -1 none yet */
 };
 
@@ -287,7 +288,7 @@ static int message(struct row *r, int role, struct json text)
 		return -ENOTSUP;
 	err = put_text(r->out, r->last < 0 ? &r->g->begin[role] : &r->g->between[r->last][role]);
 	r->last = role;
-	return err ? err : content(r->g, text, r->out);
+	return err ? err : content(r->g, text, r->strings_only, r->out);
 }
 
 /* {"role": …, "content": …}; of other members only empty ones are let pass. */
@@ -379,7 +380,7 @@ static int plain(const struct kv_glue *g, const struct vocab *vocab, struct span
 int kv_render(const struct kv_glue *g, const struct vocab *vocab, const struct kv_request *r,
 	      struct kv_out *out)
 {
-	struct row row = {g, out, -1};
+	struct row row = {g, out, r->strings_only, -1};
 	struct span before = r->system.len ? r->system : r->instructions;
 	int err = 0;
 

@@ -12,6 +12,7 @@
 /* Raw JSON of the members that make a prompt; len 0: absent. The body was found valid before. */
 struct kv_request {
 	struct span messages, system, instructions, input, prompt;
+	bool strings_only; /* an API whose text parts are joined we know not how */
 };
 
 /* Where rendered bytes go. */

@@ -33,6 +33,9 @@ struct sched_candidate {
 	uint32_t own_requests;		    /* in flight from this gateway */
 	uint64_t own_tokens;		    /* of those, yet to be prefilled */
 	float kv_used;			    /* 0..1 */
+	bool precise;			    /* its events are heard: the next is what they say */
+	bool trusted;			    /* and hit_blocks too */
+	uint32_t precise_tokens;	    /* of the prompt, in its cache */
 	uint16_t media_held;		    /* of this request's, sent there lately */
 	bool predicted;			    /* the four below are set */
 	float ttft_ms, tpot_ms;		    /* the latency model's */

@@ -16,6 +16,7 @@
 #include "scheduler/decisions.h"
 #include "scheduler/config/setup.h"
 #include "scheduler/facts.h"
+#include "scheduler/precise.h"
 #include "scheduler/prefix_hash.h"
 #include "scheduler/prefix_index.h"
 #include "scheduler/profile.h"
@@ -31,6 +32,7 @@ struct sched_worker {
 	uint64_t slots[PREFIX_SLOT_WORDS]; /* of the candidates */
 	uint64_t hashes[PROMPT_BLOCKS_MAX];
 	uint32_t generations[ENDPOINTS_MAX]; /* by slot, set where slots has a bit */
+	struct kv_match kv[ENDPOINTS_MAX];   /* by slot */
 	uint16_t hits[ENDPOINTS_MAX];	     /* by slot */
 	uint32_t hash_count;
 	struct sched_candidate candidates[ENDPOINTS_MAX];
@@ -46,6 +48,8 @@ struct scheduler {
 	struct shared_facts *facts;
 	bool uses_media, uses_cold;
 	struct prefix_index *index;
+	const struct kv_index *kv_index; /* NULL: no events are heard */
+	struct kv_trust *kv_trust;
 	struct decisions *decisions;
 	struct sessions *sessions;
 	uint64_t load_stale_ns;
@@ -198,6 +202,12 @@ struct decisions *scheduler_decisions(struct scheduler *s)
 	return s->decisions;
 }
 
+void scheduler_set_kv(struct scheduler *s, const struct kv_index *index, struct kv_trust *trust)
+{
+	s->kv_index = index;
+	s->kv_trust = trust;
+}
+
 const char *scheduler_profile(const struct scheduler *s)
 {
 	return s->setup->profiles[s->setup->decode]->profile.text;
@@ -240,6 +250,8 @@ static void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint3
 	c->endpoint = ep;
 	c->view = view;
 	c->hit_blocks = c->media_held = 0;
+	c->precise = c->trusted = false;
+	c->precise_tokens = 0;
 	c->predicted = false;
 	c->known = scraped && (now_ns <= scraped || now_ns - scraped <= stale_ns);
 	c->waiting = load_read(load->waiting);
@@ -387,6 +399,13 @@ static void fill_pick(const struct sched_worker *w, const struct sched_view *vie
 	if (prompt_bytes)
 		ret->cached_tokens_expected =
 			(uint32_t)(view->prompt_tokens * ret->hit_bytes / prompt_bytes);
+	ret->precise = c->precise;
+	ret->precise_tokens = c->precise_tokens;
+	if (c->trusted) { /* tokens of the engine's, not bytes of ours */
+		ret->cached_tokens_expected = c->precise_tokens;
+		if (ret->prompt_tokens < c->precise_tokens)
+			ret->prompt_tokens = c->precise_tokens;
+	}
 	ret->inflight_tokens = ret->prompt_tokens - ret->cached_tokens_expected;
 	ret->candidates = view->count;
 	ret->score = w->totals[chosen];
@@ -528,6 +547,8 @@ static uint64_t know(struct sched_worker *w, const struct endpoint_snapshot *sna
 	if (s->sessions && req->session.len)
 		view->session_view = sessions_find(s->sessions, snap, req->session, req->now_ns);
 	match(w, view);
+	if (s->kv_index && req->kv_prompt && req->kv_prompt->len)
+		precise_match(s->kv_index, s->kv_trust, view, w->slots, w->generations, w->kv);
 	w->media_count = 0;
 	if (s->uses_media)
 		match_media(w, view);
@@ -629,6 +650,9 @@ void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		load_add(load->cached_tokens_total, outcome->cached_tokens);
 		load_add(load->prompt_tokens_total, outcome->prompt_tokens);
 	}
+	if (pick->precise && outcome->cached_known && w->sched->kv_trust)
+		kv_trust_note(w->sched->kv_trust, pick->endpoint->slot, pick->endpoint->generation,
+			      pick->precise_tokens, outcome->cached_tokens);
 	if (pick->decision)
 		decisions_finish(w->sched->decisions, w->number, pick->decision, &noted);
 }

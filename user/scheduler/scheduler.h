@@ -57,7 +57,8 @@ struct sched_request {
 	int32_t priority;
 	uint8_t role; /* SLUICE_ROLE_DECODE, _PREFILL or _ENCODE when a leg needs one, else 0 */
 	bool stream;
-	const struct endpoint *peer; /* of the earlier leg, or NULL */
+	const struct kv_prompt *kv_prompt; /* as the engine will see it; NULL: not known for sure */
+	const struct endpoint *peer;	   /* of the earlier leg, or NULL */
 	/* A header field of the request by its name, len 0: none. May be NULL. */
 	struct span (*header)(const void *arg, const char *name);
 	const void *header_arg;
@@ -73,6 +74,8 @@ struct sched_pick {
 	uint32_t candidates;	  /* that the scorers compared */
 	uint32_t inflight_tokens; /* counted for it in endpoint_load: tokens yet to be prefilled */
 	uint32_t profile;	  /* of the setup */
+	bool precise;		  /* the next is what the endpoint's events say */
+	uint32_t precise_tokens;  /* of the prompt, in its cache */
 	float score;
 };
 
@@ -82,6 +85,7 @@ struct sched_outcome {
 	uint32_t ttft_us, itl_us;	       /* 0 unknown */
 	uint32_t prompt_tokens, cached_tokens; /* as the engine reported them */
 	bool usage_known;		       /* the two above are set */
+	bool cached_known;		       /* the engine did tell cached tokens */
 	bool failed;			       /* no answer came from this endpoint */
 };
 
@@ -93,6 +97,13 @@ struct sched_outcome {
 int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
 		  struct scheduler **ret, char **ret_error);
 void scheduler_free(struct scheduler *sched);
+
+/* Events are heard: what they say goes before what is remembered. Both borrowed. Before any pick.
+ */
+struct kv_index;
+struct kv_trust;
+void scheduler_set_kv(struct scheduler *sched, const struct kv_index *index,
+		      struct kv_trust *trust);
 
 /* Worker i's side, i < workers. Each is used by one thread at a time. */
 struct sched_worker *scheduler_worker(struct scheduler *sched, unsigned int i);

@@ -101,6 +101,7 @@ static void prefill_end(struct disagg *pd, enum health_outcome health, bool fail
 		out.usage_known = u->known;
 		out.prompt_tokens = u->prompt_tokens;
 		out.cached_tokens = u->cached_tokens;
+		out.cached_known = u->known && u->cached_known;
 	}
 	health_report(pd->prefill.endpoint, health);
 	scheduler_done(pd->worker->sched, &pd->prefill, &out);
