@@ -9,6 +9,7 @@
 #include <msgpack.h>
 
 #include "base/msgpack.h"
+#include "kv/kv_hash.h"
 #include "../kv_fixtures.h"
 
 static struct kv_decoder *d;
