@@ -113,6 +113,8 @@ struct openai_scan {
 	uint64_t objects[JSON_DEPTH_MAX / 64 + 1]; /* bit d: level d is an object */
 	uint64_t base;				   /* offset of the current slice */
 	uint64_t comma, value;			   /* where the last comma, this value began */
+	uint64_t slow_until;			   /* the fast path met something odd before it */
+	bool keeps_token; /* the string is a key or a routing value: its text matters */
 	bool is_key, stringy, in_stream_options, bad_int, negative;
 	enum openai_member member; /* depth 1: the member we are in */
 	uint8_t key_kind;	   /* deeper: what the last key says about a string value */
@@ -144,9 +146,17 @@ const char *openai_member_name(enum openai_member member);
 /* Private to the scanner's files. */
 int openai_value_begin(struct openai_scan *s, uint64_t at, char first);
 int openai_value_end(struct openai_scan *s, uint64_t end);
+bool openai_value_is_kept(
+	const struct openai_scan *s); /* the string that begins: its text matters */
 int openai_key_end(struct openai_scan *s, uint64_t key);
 
 /* Bytes from p that need no look inside a string: no quote, backslash, control or non-ASCII. */
 size_t openai_plain_bytes(const char *p, size_t n);
+/*
+ * p is inside a string, between characters: so many bytes from there are whole characters and whole
+ * escapes of it, all valid. It stops at the quote that ends the string, and early at will: before
+ * what is wrong, at the end of what it was given, or at once.
+ */
+size_t openai_string_skip(const char *p, size_t n);
 
 #endif

@@ -129,6 +129,11 @@ int openai_value_begin(struct openai_scan *s, uint64_t at, char first)
 	return 0;
 }
 
+bool openai_value_is_kept(const struct openai_scan *s)
+{
+	return s->depth == 1 && s->member != OPENAI_NO_MEMBER && members[s->member].type == STRING;
+}
+
 static void span_add(struct openai_scan *s, uint64_t start, uint64_t end, uint8_t kind)
 {
 	struct openai_request *r = s->req;

@@ -114,6 +114,7 @@ static int value_start(struct openai_scan *s, char c, uint64_t at)
 	if (c == '"') {
 		s->state = STRING;
 		s->is_key = false;
+		s->keeps_token = openai_value_is_kept(s);
 		s->token_len = 0;
 	} else if (c == '-' || (c >= '0' && c <= '9')) {
 		number_start(s, c);
@@ -130,6 +131,8 @@ static int value_start(struct openai_scan *s, char c, uint64_t at)
 /* Keeps a decoded byte of a key or a routing value; what is too long shows at the end. */
 static void token_add(struct openai_scan *s, unsigned int byte)
 {
+	if (!s->keeps_token)
+		return;
 	if (s->token_len < sizeof(s->token))
 		s->token[s->token_len++] = (char)byte;
 	else
@@ -192,11 +195,27 @@ static void token_add_plain(struct openai_scan *s, const char *p, size_t n)
 {
 	size_t room = s->token_len < sizeof(s->token) ? sizeof(s->token) - s->token_len : 0;
 
+	if (!s->keeps_token)
+		return;
 	if (room)
 		memcpy(s->token + s->token_len, p, n < room ? n : room);
 	s->token_len += (uint32_t)(n < room ? n : room);
 	if (n > room)
 		s->token_len = sizeof(s->token) + 1;
+}
+
+/* Bytes from a character's start on that need no closer look. */
+static size_t string_fast(struct openai_scan *s, const char *p, size_t n, uint64_t at)
+{
+	size_t plain = openai_plain_bytes(p, n), more;
+
+	token_add_plain(s, p, plain);
+	if (plain == n || p[plain] == '"' || s->keeps_token || at + plain < s->slow_until)
+		return plain;
+	more = plain + openai_string_skip(p + plain, n - plain);
+	if (more == n || p[more] != '"')
+		s->slow_until = at + more + 64;
+	return more;
 }
 
 /* One stretch inside a string. Returns the bytes taken, 0 on error. */
@@ -208,10 +227,7 @@ static size_t string_bytes(struct openai_scan *s, const char *p, size_t n)
 		unsigned char c;
 
 		if (!s->utf8_need) {
-			size_t plain = openai_plain_bytes(p + i, n - i);
-
-			token_add_plain(s, p + i, plain);
-			i += plain;
+			i += string_fast(s, p + i, n - i, s->base + i);
 			if (i == n)
 				break;
 		}
@@ -224,6 +240,8 @@ static size_t string_bytes(struct openai_scan *s, const char *p, size_t n)
 		} else if (c == '\\') {
 			s->state = ESCAPE;
 			return i + 1;
+		} else if (c >= 0x20) { /* the fast path may stop anywhere */
+			token_add(s, c);
 		} else {
 			return fail(s, OPENAI_SYNTAX, s->base + i), 0;
 		}
@@ -341,7 +359,7 @@ static int structure_byte(struct openai_scan *s, char c, uint64_t at)
 		if (c != '"')
 			return fail(s, OPENAI_SYNTAX, at);
 		s->state = STRING;
-		s->is_key = true;
+		s->is_key = s->keeps_token = true;
 		s->value = at;
 		s->token_len = 0;
 		return 0;
