@@ -24,7 +24,8 @@ engines() {
 	$BIN/sluice-sim --port $((PORT + 1)) --instances 8 --time-scale "$SPEED" \
 		--kv-cache-size 131072 --max-model-len 200000 &
 	PIDS+=($!)
-	for i in $(seq 50); do
+	for i in $(seq 100); do
+		kill -0 "${PIDS[-1]}" 2>/dev/null || break
 		(exec 3<>/dev/tcp/127.0.0.1/$((PORT + 8))) 2>/dev/null && return
 		sleep 0.1
 	done
@@ -44,6 +45,7 @@ gateway() {
 		--access-log "$TMP/access.log" 2>"$TMP/sluiced.log" &
 	PIDS+=($!)
 	for i in $(seq 100); do
+		kill -0 "${PIDS[-1]}" 2>/dev/null || break
 		curl -fs 127.0.0.1:$PORT/v1/models 2>/dev/null | grep -q tiny && return
 		sleep 0.1
 	done
@@ -82,14 +84,16 @@ if [ -e "$BPFFS/show/endpoints" ]; then
 	head -12 "$BPFFS/show/endpoints"
 	echo "-- bpftool map dump pinned $BPFFS/endpoint_load (first entry)"
 	bpftool map dump pinned "$BPFFS/endpoint_load" 2>/dev/null | head -22
+	echo "-- cat $BPFFS/show/affinity"
+	head -6 "$BPFFS/show/affinity" # of many rows
 else
 	grep -i bpf "$TMP/sluiced.log" | head -1
 fi
 ID=$(tail -1 "$TMP/access.log" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
-if [ -x $BIN/sluicectl ]; then
-	echo "-- sluicectl why $ID"
-	$BIN/sluicectl --admin 127.0.0.1:$((PORT + 20)) why "$ID"
-fi
+for say in "why $ID" affinity; do
+	echo "-- sluicectl $say"
+	$BIN/sluicectl --admin 127.0.0.1:$((PORT + 20)) $say
+done
 [ -z "${KEEP:-}" ] && stop
 PORT=$((PORT + 40)) tests/demo/pd.sh
 if [ -n "${KEEP:-}" ]; then

@@ -7,6 +7,7 @@ Everything started is ended by its own process id. Ports are free ones of 127.0.
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -169,8 +170,8 @@ class Sim(Process):
 
     @staticmethod
     def _block(count):
-        while True:
-            first = free_port()
+        while True:  # below the ports that outgoing connections take
+            first = random.randrange(12000, 32000 - count)
             try:
                 for port in range(first, first + count):
                     socket.create_server(("127.0.0.1", port)).close()
