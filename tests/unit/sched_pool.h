@@ -70,7 +70,7 @@ static inline struct scheduler *make(const char *profile, struct prefix_index *i
 
 static struct sched_piece prompt_piece;
 
-static struct sched_request request(const char *prompt)
+static inline struct sched_request request(const char *prompt)
 {
 	prompt_piece = (struct sched_piece){.bytes = span_of_str(prompt), .kind = SCHED_PIECE_TEXT};
 	return (struct sched_request){.now_ns = NOW,
