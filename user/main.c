@@ -19,6 +19,7 @@
 #include "controlplane/guard.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
+#include "dataplane/flow_control.h"
 #include "dataplane/live.h"
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/worker.h"
@@ -34,6 +35,7 @@ struct agent {
 	struct bpf_sync *maps;
 	struct prefix_index *index;
 	struct scheduler *sched;
+	struct flow_shared flow;
 	struct store *store;
 	struct kv_service *kv;
 	struct kv_trust kv_trust;
@@ -103,6 +105,7 @@ static int workers_init(struct agent *a)
 	if (!a->workers)
 		return -ENOMEM;
 	a->budget.max = a->cfg.buffered_bytes_max;
+	flow_shared_init(&a->flow, scheduler_setup(a->sched), a->cfg.load_stale_ms);
 	for (unsigned int i = 0; i < a->worker_count; i++) {
 		struct worker *w = &a->workers[i];
 		int err;
@@ -114,6 +117,8 @@ static int workers_init(struct agent *a)
 		w->sched = scheduler_worker(a->sched, i);
 		w->kv_index = kv_service_index(a->kv);
 		w->kv_models = kv_service_models(a->kv);
+		if (flow_init(w, &a->flow))
+			return -ENOMEM;
 		err = store_attach_worker(a->store, &w->mailbox);
 		if (!err)
 			err = worker_start(w);
@@ -240,6 +245,7 @@ static void admin_metrics(void *arg, FILE *f)
 	ages_write(a, f);
 	prefix_index_write_metrics(a->index, a->cfg.llm_d_metrics, f);
 	kv_service_write_metrics(a->kv, &a->kv_trust, f);
+	flow_write_metrics(f, &a->flow, a->cfg.llm_d_metrics);
 	fprintf(f,
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
 		"# TYPE sluice_buffered_bytes gauge\nsluice_buffered_bytes %llu\n",

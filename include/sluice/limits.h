@@ -96,6 +96,10 @@
 #define VOCAB_FILE_BYTES_MAX (64 << 20) /* of a tokenizer.json: refused, logged */
 #define KV_EVENT_TOKENS_MAX  (1 << 20)	/* in one event: skipped; the same counter */
 
+/* Flow control. Limits by requests and bytes are the configuration's. */
+#define FLOW_BANDS_MAX 32   /* priorities told apart; one more joins the nearest */
+#define FLOWS_MAX      1024 /* tenants per worker with a turn of their own; the rest share one */
+
 /* Seen from outside. */
 #define LABEL_VALUES_MAX      1000 /* per metric; then the value is "other" */
 #define ACCESS_LOG_QUEUE      4096 /* lines per worker; then dropped: access_log_dropped_total */

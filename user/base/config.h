@@ -41,6 +41,7 @@ struct config {
 	uint64_t affinity_bytes_max, decisions_max, prompt_block_bytes;
 	double weight_queue, weight_kv, weight_prefix; /* the default profile */
 	char *scheduler_config; /* an EndpointPickerConfig; wins over the profile */
+	char *objectives;	/* file: name -> priority */
 	bool allow_experimental_plugins;
 	struct string_list tokenizers; /* "MODEL=FILE" */
 	char *kv_events;	       /* "auto", "off" or a port */

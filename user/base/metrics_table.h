@@ -106,6 +106,22 @@ HISTOGRAM(GATEWAY, "gateway_seconds", "",
 	  "Time of a request inside the gateway: body whole to request sent")
 HISTOGRAM(E2E, "request_seconds", "",
 	  "From the first byte of the request to the last of its answer")
+HISTOGRAM(FLOW_QUEUE, "flow_control_request_queue_duration_seconds", "",
+	  "Time of a request between its arrival and its dispatch")
+COUNTER(FLOW_DISPATCHED, "flow_control_requests_total", "outcome=\"dispatched\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_SHED, "flow_control_requests_total", "outcome=\"rejected-saturated\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_FULL, "flow_control_requests_total", "outcome=\"rejected-full\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_EXPIRED, "flow_control_requests_total", "outcome=\"rejected-ttl-expired\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_LEFT, "flow_control_requests_total", "outcome=\"rejected-context-cancelled\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_SHUTDOWN, "flow_control_requests_total", "outcome=\"rejected-shutting-down\"",
+	"Requests that flow control saw, by outcome")
+COUNTER(FLOW_EVICTED, "flow_control_requests_total", "outcome=\"evicted\"",
+	"Requests that flow control saw, by outcome")
 HISTOGRAM(PICK, "pick_seconds", "", "Time of one scheduling decision")
 COUNTER(ENDPOINTS_REFUSED, "endpoints_refused_total", "", "Endpoints beyond ENDPOINTS_MAX")
 COUNTER(MODELS_REFUSED, "models_refused_total", "", "Models and adapters beyond MODELS_MAX")

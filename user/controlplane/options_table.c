@@ -117,6 +117,8 @@ const struct option_row option_rows[] = {
 	  .help = "llm-d, sluice, or plugins and weights: queue-scorer=2,prefix-cache-scorer=3,…" },
 	{ STR("scheduler-config", scheduler_config), .placeholder = "FILE",
 	  .help = "an EndpointPickerConfig, as llm-d takes it; --check-config explains it" },
+	{ STR("objectives", objectives), .placeholder = "FILE",
+	  .help = "priorities by name, `objectives: [{name, priority}]`; a request's header names one" },
 	{ BOOL("allow-experimental-plugins", allow_experimental_plugins, false),
 	  .help = "start with plugin types that are alpha" },
 	{ WEIGHT("weight-queue", weight_queue, "2"),

@@ -70,6 +70,7 @@ static void request_free(struct request *req)
 {
 	struct client *c = req->client;
 
+	flow_end(req);
 	if (req->up)
 		forward_end(req, false);
 	if (req->pd)
@@ -91,6 +92,8 @@ void request_done(struct request *req)
 void request_drop(struct request *req)
 {
 	metric_inc(M_CLIENT_LEFT);
+	if (req->flow.flow)
+		metric_inc(M_FLOW_LEFT);
 	if (!req->error)
 		req->error = "client left";
 	if (req->picked)
@@ -176,6 +179,11 @@ void request_attempt_failed(struct request *req, struct failure why)
 	req->error = why.cause;
 }
 
+static struct span header_of(const void *head, const char *name)
+{
+	return http1_field_get(head, span_of_str(name));
+}
+
 void request_sched_fill(struct request *req, uint8_t role, struct sched_request *sr)
 {
 	struct worker *w = req->worker;
@@ -195,7 +203,11 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 		.prompt_tokens = req->says.token_ids,
 		.excluded = req->tried,
 		.excluded_count = req->tried_count,
-		.priority = (int32_t)req->says.numbers[OPENAI_PRIORITY],
+		.priority = req->flow.priority,
+		.header = header_of,
+		.header_arg = &req->head,
+		.slo_ttft_ms = req->slo_ttft_ms,
+		.slo_tpot_ms = req->slo_tpot_ms,
 		.role = role,
 		.stream = req->says.stream,
 		.kv_prompt = kv_body_read(req, model, &w->kv_prompt) ? &w->kv_prompt : NULL,
@@ -205,12 +217,36 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 static void pick_failed(struct request *req, int err)
 {
 	if (err == -EBUSY)
-		respond_error(req, 503, "server_error", "No endpoint fits this request now.");
+		respond_dropped(req, 429, "rejected-saturated",
+				"No endpoint fits this request now.");
+	else if (err == -EDQUOT)
+		respond_dropped(req, 429, "rejected-saturated", "An admitter refused the request.");
 	else if (req->tried_count)
 		respond_error(req, req->failed_status ? req->failed_status : 502, "server_error",
 			      "Every engine that was tried failed.");
 	else
-		respond_error(req, 503, "server_error", "No engine is ready for this model.");
+		respond_dropped(req, 503, "rejected-no-endpoints",
+				"No engine is ready for this model.");
+}
+
+/* Prefer: if-available: the client only wants an engine that has some of the prompt cached. */
+static bool wants_cached(const struct request *req)
+{
+	struct span prefer = http1_field_get(&req->head, SPAN("prefer"));
+
+	return prefer.len && memmem(prefer.ptr, prefer.len, "if-available", 12);
+}
+
+static void pick_uncached(struct request *req)
+{
+	health_report(req->pick.endpoint, HEALTH_CLIENT_ERROR);
+	attempt_end(req, false);
+	respond_error(req, 412, "precondition_failed", "No engine holds a prefix of this prompt.");
+}
+
+void request_dispatch(struct request *req)
+{
+	request_pick(req);
 }
 
 static void request_pick(struct request *req)
@@ -231,6 +267,10 @@ static void request_pick(struct request *req)
 	}
 	req->picked = true; /* and a half-open circuit's trial is ours to report */
 	endpoint_get(req->pick.endpoint);
+	if (!req->pick.hit_blocks && wants_cached(req)) {
+		pick_uncached(req);
+		return;
+	}
 	scheduler_learn(w->sched, &req->pick);
 	metric_observe_us(H_PICK, (clock_mono_ns() - began) / NS_PER_US);
 	if (!req->attempts++)
@@ -288,6 +328,6 @@ void request_run(struct request *req)
 	} else if (body_checked(req)) {
 		segments_build(req);
 		req->row = live_take(&req->worker->running);
-		request_pick(req);
+		flow_begin(req);
 	}
 }

@@ -10,6 +10,7 @@
 #include "base/http1.h"
 #include "base/sse.h"
 #include "dataplane/client.h"
+#include "dataplane/flow_control.h"
 #include "dataplane/openai.h"
 #include "dataplane/routes.h"
 
@@ -42,6 +43,9 @@ struct request {
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
 
+	struct flow_item flow;		   /* flow_control.c: it waits, or may be evicted */
+	uint32_t slo_ttft_ms, slo_tpot_ms; /* 0: none */
+
 	struct live_row *row;	   /* what others see of it */
 	struct model_row *figures; /* of its model; NULL: never sent to an endpoint */
 	struct sse sse;
@@ -62,6 +66,8 @@ struct request {
 
 /* The request is whole: route it, answer it here or forward it. */
 void request_run(struct request *req);
+/* Flow control lets it go: picks an endpoint and forwards. */
+void request_dispatch(struct request *req);
 /* The running attempt failed before anything was passed on: another endpoint, or this answer. */
 struct failure {
 	int status;	    /* for the client, if nobody else can help */
@@ -86,6 +92,8 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 
 /* respond.c: answers made here. type: "invalid_request_error" and so on. */
 void respond_error(struct request *req, int status, const char *type, const char *message);
+/* With x-llm-d-request-dropped-reason. */
+void respond_dropped(struct request *req, int status, const char *reason, const char *message);
 /* 404 in vLLM's words, with as many aliases as fit. */
 void respond_unknown_model(struct request *req, const char *name);
 void respond_refusal(struct client *c, struct request *req, enum http1_refusal why);

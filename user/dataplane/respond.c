@@ -136,6 +136,19 @@ static void respond_error_at(struct request *req, int status, const char *type, 
 	respond(req, status, "application/json", extra, span_of(body, n));
 }
 
+void respond_dropped(struct request *req, int status, const char *reason, const char *message)
+{
+	char body[1536], extra[128];
+	size_t n =
+		error_write(body, sizeof(body), route_api_of(req->head.path), status,
+			    status == 429 ? "rate_limit_error" : "server_error", "null", message);
+
+	snprintf(extra, sizeof(extra), "retry-after: 1\r\nx-llm-d-request-dropped-reason: %s\r\n",
+		 reason);
+	req->error = reason;
+	respond(req, status, "application/json", extra, span_of(body, n));
+}
+
 void respond_error(struct request *req, int status, const char *type, const char *message)
 {
 	respond_error_at(req, status, type, "null", message);

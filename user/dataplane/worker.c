@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "dataplane/disagg/disagg.h"
+#include "dataplane/flow_control.h"
 #include "dataplane/request.h"
 #include "dataplane/upstream.h"
 
@@ -128,6 +129,7 @@ static void pools_fini(struct worker *w)
 	munmap(w->pieces, (PROMPT_SPANS_MAX + 8192) * sizeof(struct sched_piece));
 	disagg_fini(w);
 	kv_prompter_fini(&w->prompter);
+	flow_fini(w);
 	blocks_fini(&w->blocks);
 	snapshot_put(w->snapshot);
 }
@@ -153,7 +155,8 @@ static void worker_loop(struct worker *w)
 			closed = true;
 		}
 		w->idle = w->draining && w->live == 0;
-		err = ring_turn(&w->ring, TICK_MS);
+		flow_turn(w);
+		err = ring_turn(&w->ring, flow_sleep_ms(w, TICK_MS));
 		if (err) {
 			log_error("worker %u: io_uring: %s", w->index, strerror(-err));
 			return;

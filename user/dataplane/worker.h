@@ -19,6 +19,7 @@
 #include "scheduler/scheduler.h"
 
 struct client;
+struct flow_control;
 struct request;
 struct upstream;
 
@@ -65,6 +66,7 @@ struct worker {
 	struct kv_prompter prompter;
 	struct kv_prompt kv_prompt;	   /* of the pick that is being made */
 	struct sched_piece *pieces;	   /* scratch of one pick */
+	struct flow_control *flow;	   /* NULL: every request goes at once */
 	struct disagg_pool *disagg;	   /* requests of several legs */
 	_Atomic bool draining, stop, idle; /* set by main; idle: nothing is running any more */
 	_Atomic bool failed;		   /* its ring is gone: the process must not go on */

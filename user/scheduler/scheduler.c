@@ -14,7 +14,7 @@
 #include "base/health.h"
 #include "base/load.h"
 #include "scheduler/decisions.h"
-#include "scheduler/config/setup.h"
+#include "scheduler/admission.h"
 #include "scheduler/facts.h"
 #include "scheduler/precise.h"
 #include "scheduler/prefix_hash.h"
@@ -46,7 +46,7 @@ struct sched_worker {
 struct scheduler {
 	struct setup *setup;
 	struct shared_facts *facts;
-	bool uses_media, uses_cold;
+	bool uses_media, uses_cold, uses_admitters;
 	struct prefix_index *index;
 	const struct kv_index *kv_index; /* NULL: no events are heard */
 	struct kv_trust *kv_trust;
@@ -77,6 +77,14 @@ static int make_decisions(struct scheduler *s, uint64_t count)
 		decisions_profile(s->decisions, i, names, weights, n);
 	}
 	return err;
+}
+
+static bool uses_admitters(const struct setup *setup)
+{
+	for (unsigned int i = 0; i < setup->plugin_count; i++)
+		if (setup->plugins[i]->type->kinds & PLUGIN_ADMITTER)
+			return true;
+	return false;
 }
 
 static bool uses_session(const struct setup *setup)
@@ -157,6 +165,7 @@ int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned
 		s->facts = calloc(1, sizeof(*s->facts));
 		s->uses_media = setup_uses(s->setup, "mm-embeddings-cache-scorer");
 		s->uses_cold = setup_uses(s->setup, "no-hit-lru-scorer");
+		s->uses_admitters = uses_admitters(s->setup);
 		err = s->facts ? 0 : -ENOMEM;
 	}
 	if (!err && uses_session(s->setup)) {
@@ -238,37 +247,6 @@ static bool role_fits(const struct endpoint *ep, uint8_t wanted)
 	if (wanted == 0)
 		return true;
 	return ep->role == 0 || ep->role & wanted;
-}
-
-static void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint32_t view,
-			   uint64_t now_ns, uint64_t stale_ns)
-{
-	struct sluice_endpoint_load *load = ep->load;
-	uint64_t scraped = load_read(load->scraped_at_ns), capacity;
-	uint32_t unseen;
-
-	c->endpoint = ep;
-	c->view = view;
-	c->hit_blocks = c->media_held = 0;
-	c->precise = c->trusted = false;
-	c->precise_tokens = 0;
-	c->predicted = false;
-	c->known = scraped && (now_ns <= scraped || now_ns - scraped <= stale_ns);
-	c->waiting = load_read(load->waiting);
-	c->running = load_read(load->running);
-	c->own_requests = load_read(load->inflight_requests);
-	c->own_tokens = load_read(load->inflight_tokens);
-	c->kv_used = (float)load_read(load->kv_used_ppm) / 1e6f;
-	if (c->own_requests <= c->waiting + c->running)
-		return;
-	unseen = c->own_requests - c->waiting - c->running;
-	c->waiting += unseen;
-	capacity = (uint64_t)load_read(load->block_tokens) * load_read(load->blocks_total);
-	if (capacity)
-		c->kv_used += (float)c->own_tokens / (float)c->own_requests * (float)unseen /
-			      (float)capacity;
-	if (c->kv_used > 1)
-		c->kv_used = 1;
 }
 
 /* Fills w->candidates and the slots for matching. 0, -ENOENT or -EAGAIN. */
@@ -582,6 +560,8 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 		return err;
 	prompt_bytes = know(w, snap, &view);
 	hit = any_hit(&view);
+	if (s->uses_admitters && !admission_admits(s->setup, &view))
+		return -EDQUOT;
 	err = run_filters(w, profile, &view);
 	if (err)
 		return err;

@@ -124,6 +124,7 @@ const char *scheduler_profile(const struct scheduler *sched);
  * The prompt's hashes stay in the worker's scratch until its next pick, for scheduler_learn().
  * -ENOENT: no endpoint for the model. -EAGAIN: some, but all are open, draining or excluded.
  * -EBUSY: a filter of the profile left none, or a header names a profile that is not there.
+ * -EDQUOT: an admitter of the setup refused it.
  */
 int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 		   const struct sched_request *req, struct sched_pick *ret);

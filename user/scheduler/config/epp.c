@@ -57,6 +57,7 @@ static int read_plugin(struct setup *s, const struct node *item, struct complain
 	s->has_alpha |= !err && (t->flags & PLUGIN_ALPHA);
 	if (!err && strcmp(t->name, "predicted-latency-producer") == 0)
 		s->latency_plugin = index;
+	s->knows_agents |= !err && strcmp(t->name, "agent-identity") == 0;
 	if (!err && strcmp(t->name, "priority-holdback-policy") == 0 &&
 	    s->plugins[index]->params[0] < 0)
 		return complain(c, item, "priority-holdback-policy: minCeiling is required");

@@ -32,6 +32,9 @@ void setup_free(struct setup *s)
 		free(s->profiles[i]->name);
 		free(s->profiles[i]);
 	}
+	for (unsigned int i = 0; i < s->objective_count; i++)
+		free(s->objectives[i].name);
+	free(s->objectives);
 	free(s);
 }
 
@@ -188,29 +191,100 @@ int setup_from_text(const char *name, struct span text, struct setup **ret, char
 	return 0;
 }
 
-int setup_from_file(const char *path, struct setup **ret, char **ret_error)
+/* *ret_text: the whole file, at most TREE_BYTES_MAX + 1 bytes. Free it. */
+static int file_read(const char *path, char **ret_text, size_t *ret_bytes, char **ret_error)
 {
 	FILE *f __cleanup(file_close) = fopen(path, "re");
-	char *text __cleanup(mem_free) = NULL;
+	char *text = f ? malloc(TREE_BYTES_MAX + 1) : NULL;
 	int err = f ? 0 : errno;
-	size_t n = 0;
 
+	if (f && !text)
+		return -ENOMEM;
 	if (f) {
-		text = malloc(TREE_BYTES_MAX + 1);
-		if (!text)
-			return -ENOMEM;
-		n = fread(text, 1, TREE_BYTES_MAX + 1, f);
+		*ret_bytes = fread(text, 1, TREE_BYTES_MAX + 1, f);
 		err = ferror(f) ? errno : 0;
 	}
 	if (err) {
+		free(text);
 		if (asprintf(ret_error, "%s: %s", path, strerror(err)) < 0)
 			*ret_error = NULL;
 		return -err;
 	}
-	return setup_from_text(path, span_of(text, n), ret, ret_error);
+	*ret_text = text;
+	return 0;
 }
 
-int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_error)
+int setup_from_file(const char *path, struct setup **ret, char **ret_error)
+{
+	char *text __cleanup(mem_free) = NULL;
+	size_t n;
+	int err = file_read(path, &text, &n, ret_error);
+
+	return err ? err : setup_from_text(path, span_of(text, n), ret, ret_error);
+}
+
+static int read_objective(struct setup *s, const struct node *item, struct complaint *c)
+{
+	static const char *const keys[] = {"name", "priority", NULL};
+	const struct node *name = node_child(item, "name"),
+			  *priority = node_child(item, "priority");
+	struct objective *more;
+	char *end = NULL;
+	long n = 0;
+	int err = keys_check(item, "objectives[]", keys, c);
+
+	if (err)
+		return err;
+	if (!name || name->kind != NODE_SCALAR)
+		return complain(c, item, "an objective without a name");
+	if (!node_is_null(priority) && priority->kind == NODE_SCALAR)
+		n = strtol(priority->text, &end, 10);
+	if (!node_is_null(priority) && (!end || end == priority->text || *end || n != (int32_t)n))
+		return complain(c, priority, "a priority is a whole number");
+	more = realloc(s->objectives, (s->objective_count + 1) * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	s->objectives = more;
+	more[s->objective_count].priority = (int32_t)n;
+	more[s->objective_count].name = strdup(name->text);
+	return more[s->objective_count++].name ? 0 : -ENOMEM;
+}
+
+int setup_read_objectives(struct setup *s, const char *path, char **ret_error)
+{
+	static const char *const keys[] = {"objectives", NULL};
+	char *text __cleanup(mem_free) = NULL;
+	struct complaint c = {.file = path};
+	const struct node *list = NULL;
+	struct node *root = NULL;
+	size_t n;
+	int err = file_read(path, &text, &n, ret_error);
+
+	if (err)
+		return err;
+	err = tree_read(&c, span_of(text, n), &root);
+	if (!err)
+		err = keys_check(root, "the file of objectives", keys, &c);
+	if (!err)
+		list = node_child(root, "objectives");
+	if (!err && !node_is_null(list) && list->kind != NODE_LIST)
+		err = complain(&c, list, "objectives is a list");
+	for (const struct node *o = list ? list->first : NULL; o && !err; o = o->next)
+		err = read_objective(s, o, &c);
+	tree_free(root);
+	*ret_error = c.text;
+	return err;
+}
+
+int32_t setup_objective(const struct setup *s, struct span name)
+{
+	for (unsigned int i = 0; name.len && i < s->objective_count; i++)
+		if (span_eq(name, span_of_str(s->objectives[i].name)))
+			return s->objectives[i].priority;
+	return 0;
+}
+
+static int setup_choose(const struct config *cfg, struct setup **ret, char **ret_error)
 {
 	char text[256];
 	int err;
@@ -227,4 +301,18 @@ int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_e
 		 "queue-scorer=%g,kv-cache-utilization-scorer=%g,prefix-cache-scorer=%g",
 		 cfg->weight_queue, cfg->weight_kv, cfg->weight_prefix);
 	return setup_from_profile(text, ret, ret_error);
+}
+
+int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_error)
+{
+	struct setup *s = NULL;
+	int err = setup_choose(cfg, &s, ret_error);
+
+	if (!err && cfg->objectives && *cfg->objectives)
+		err = setup_read_objectives(s, cfg->objectives, ret_error);
+	if (err)
+		setup_free(s);
+	else
+		*ret = s;
+	return err;
 }

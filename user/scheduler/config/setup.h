@@ -47,6 +47,11 @@ struct flow_setup {
 	bool evicts;
 };
 
+struct objective {
+	char *name;
+	int32_t priority;
+};
+
 struct setup_profile {
 	char *name;
 	struct profile profile;
@@ -65,7 +70,10 @@ struct setup {
 	bool prefill_first, has_prefill_decider, has_encode_decider;
 	struct pd_decider prefill_decider, encode_decider;
 	struct flow_setup flow;
-	uint32_t latency_plugin;    /* a predicted-latency-producer; SETUP_NONE: defaults */
+	uint32_t latency_plugin; /* a predicted-latency-producer; SETUP_NONE: defaults */
+	bool knows_agents;	 /* agent-identity is listed */
+	struct objective *objectives;
+	unsigned int objective_count;
 	const char *endpoints_file; /* of file-discovery; NULL: none */
 };
 
@@ -80,6 +88,11 @@ void setup_free(struct setup *s);
 
 /* By name; SETUP_NONE: there is none. */
 uint32_t setup_profile_find(const struct setup *s, const char *name);
+/* Priority of the objective of that name; 0 when there is none. */
+int32_t setup_objective(const struct setup *s, struct span name);
+/* Reads `objectives: [{name, priority}]`. -EINVAL with one malloc()ed sentence. */
+int setup_read_objectives(struct setup *s, const char *path, char **ret_error);
+
 /* Does any profile have such a scorer or filter? */
 bool setup_uses(const struct setup *s, const char *type);
 
