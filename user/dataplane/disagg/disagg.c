@@ -77,6 +77,7 @@ static int prefill_pick(struct disagg *pd)
 	request_sched_fill(req, SLUICE_ROLE_PREFILL, &sr);
 	sr.excluded = pd->tried;
 	sr.excluded_count = pd->tried_count + 1u;
+	sr.peer = req->pick.endpoint;
 	err = scheduler_pick(w->sched, w->snapshot, &sr, &pd->prefill);
 	if (err)
 		return err;
