@@ -1,10 +1,10 @@
 # Proof: what `make check` and its sisters run. tests/run.py holds the order and the sums.
 PY := python3
 SECONDS ?= 60
+ENGINE     := build/release/bench/fixed_engine
 AARCH64_CC := aarch64-linux-gnu-gcc
 CROSS_INC  := build/cross/include
 TOOL_OBJ   := $(patsubst %.c,$(B)/%.o,$(wildcard tools/*/*.c))
-ENGINE     := build/release/bench/fixed_engine
 
 .PHONY: e2e soak cross cross-objects cross-include fuzzers bench-setup
 
@@ -23,8 +23,9 @@ e2e: all
 	$(Q)$(if $(filter release,$(VARIANT)),,$(MAKE) --no-print-directory VARIANT=release all)
 	$(Q)SLUICE_VARIANT=$(VARIANT) $(PY) tests/run.py e2e
 
-soak: all
-	$(Q)SLUICE_SOAK=1 $(PY) tests/run.py e2e
+# The abuse at its full counts; prints what others felt of it and what memory came back.
+soak: all $(ENGINE)
+	$(Q)SLUICE_SOAK=1 $(PY) tests/run.py soak
 
 fuzzers: $(FUZZ)
 
