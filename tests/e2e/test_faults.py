@@ -231,14 +231,15 @@ def check_cut(gw, answer, at, first_event):
         assert status == 502 and complete and json.loads(got)["error"], (at, status, got)
         return
     sent = replay.dechunk(split_head(answer[:at])[1])[0]
+    sent = sent[:sent.rindex(b"\n\n") + 2]  # whole events only: half of one is no JSON
     assert status == 200 and got.startswith(sent), (at, got[-300:])
     assert not complete, (at, "the cut stream looks complete")
     if answer[:at].endswith((b"\r\n0\r", b"\r\n0\r\n", b"\r\n0\r\n\r")):  # only trailers could follow
         assert got == sent, (at, got[-300:])
         return
-    last = [e for e in got.split(b"\n\n") if e.strip()][-1].strip()
-    assert last.startswith(b"data: {"), (at, last)
-    assert json.loads(last[6:])["error"]["message"], (at, last)
+    added = got[len(sent):].strip(b"\n")
+    assert added.startswith(b"data: {") and added.count(b"data: ") == 1, (at, added)
+    assert json.loads(added[6:])["error"]["message"], (at, added)
 
 
 def test_wherever_an_engine_dies_the_client_is_told():
@@ -254,6 +255,56 @@ def test_wherever_an_engine_dies_the_client_is_told():
             check_cut(gw, answer, at, first)
             assert post(gw.port, PATH, chat()).status == 200  # so that its circuit stays closed
     engine.stop()
+
+
+def test_an_anthropic_stream_that_breaks_ends_with_an_event_of_its_shape():
+    answer = fixture("messages_stream")
+    cut = answer.index(b"data: ", len(answer) // 2) + 9
+
+    def dies(conn, _):
+        conn.sendall(answer[:cut])
+        return "close"
+    engine = Replay(otherwise=dies)
+    with Gateway([engine]) as gw:
+        body = replay.fixture_request_body("messages_stream")
+        out = raw(gw.port, b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+                  % len(body) + body)
+        got, complete = payload(out)
+        assert not complete
+        name, data = got.rstrip(b"\n").split(b"\n\n")[-1].strip().split(b"\n")
+        assert got[:len(got) - len(name) - len(data)].count(b"event: ") >= 2, got
+        assert name == b"event: error", got[-300:]
+        said = json.loads(data[6:])
+        assert said["type"] == "error" and said["error"]["type"] == "api_error", said
+    engine.stop()
+
+
+def test_events_cut_across_reads_and_chunks_pass_whole_and_in_order():
+    event = [b'data: {"choices":[{"delta":{"content":"%d%s"}}]}\n\n' % (i, b"e" * (i * 911 % 30000))
+             for i in range(60)]
+    body = b"".join(event) + b"data: [DONE]\n\n"
+    chunks, at, size = b"", 0, 1
+    while at < len(body):  # chunks of all sizes, whose edges are no event's
+        part = body[at:at + size]
+        chunks += b"%x\r\n%s\r\n" % (len(part), part)
+        at, size = at + size, size * 7 % 20011
+    raw_answer = split_head(fixture("chat_stream"))[0] + b"\r\n\r\n" + chunks + b"0\r\n\r\n"
+    for split in ("whole", "seven"):
+        def act(conn, request):
+            step = 7001 if split == "whole" else 701
+            for i in range(0, len(raw_answer), step):
+                conn.sendall(raw_answer[i:i + step])
+            return None
+        for version in (b"1.1", b"1.0"):
+            engine = Replay(otherwise=act)
+            with Gateway([engine]) as gw:
+                said = json.dumps(chat(stream=True)).encode()
+                out = raw(gw.port, b"POST %s HTTP/%s\r\nHost: a\r\nConnection: close\r\n"
+                          b"Content-Length: %d\r\n\r\n" % (PATH.encode(), version, len(said))
+                          + said)
+                got, complete = payload(out)
+                assert complete and got == body, (split, version, len(got), len(body))
+            engine.stop()
 
 
 def test_a_huge_chunk_and_a_malformed_one_are_told_of_too():

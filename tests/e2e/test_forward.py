@@ -153,7 +153,7 @@ def test_the_retry_budget_keeps_a_sick_pool_from_being_flooded():
             eventually("all are running", lambda: len(seen) == count)
             gate.set()
             eventually("most are refused", lambda: sum(a.done() for a in asked) == count - 16)
-            assert len(seen) == count + 16, len(seen)
+            eventually("the others are tried again", lambda: len(seen) == count + 16)
             assert gw.metric("sluice_retry_budget_empty_total") == count - 16
             assert all(a.result().status == 502 for a in asked if a.done())
             over.set()

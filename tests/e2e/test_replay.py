@@ -19,6 +19,14 @@ EXCHANGES = (
     ("/tokenize", "tokenize_chat"),
     ("/v1/chat/completions", "error_context_length"),
     ("/v1/embeddings", "embeddings_unsupported"),
+    ("/v1/chat/completions", "chat_n2_logprobs"),
+    ("/v1/completions", "completions_ids"),
+    ("/v1/completions", "completions_two_prompts"),
+    ("/detokenize", "detokenize"),
+    ("/v1/messages/count_tokens", "messages_count_tokens"),
+    ("/v1/chat/completions", "error_missing_messages"),
+    ("/v1/completions", "error_negative"),
+    ("/v1/completions", "error_max_tokens"),
 )
 
 

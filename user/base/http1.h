@@ -139,6 +139,8 @@ struct http1_chunks {
 ssize_t http1_chunks_next(struct http1_chunks *c, const char *buf, size_t len,
 			  struct span *ret_data);
 bool http1_chunks_done(const struct http1_chunks *c);
+/* The last n bytes of the payload that was returned just now are taken back. */
+void http1_chunks_back(struct http1_chunks *c, size_t n);
 /*
  * For a message that broke off: writes what brings its receiver to a place where an own chunk may
  * follow: the end of an open size line, then the rest of the open chunk as newlines. Where that

@@ -160,6 +160,14 @@ bool http1_chunks_done(const struct http1_chunks *c)
 	return c->state == DONE;
 }
 
+void http1_chunks_back(struct http1_chunks *c, size_t n)
+{
+	if (!n)
+		return;
+	c->state = DATA;
+	c->left += n;
+}
+
 /* What ends an open size line; a size of zero so far grows a digit: more of the body follows. */
 static const char *line_end(const struct http1_chunks *c)
 {

@@ -125,17 +125,29 @@ static const char *event_end(const char *p, const char *end)
 	return NULL;
 }
 
-void sse_feed(struct sse *s, const char *p, size_t n)
+/* The same where the event began in what is kept: its end may lie across. */
+static const char *kept_end(const struct sse *s, const char *p, const char *end)
+{
+	const char *last = s->keep + s->kept;
+	bool newline = last[-1] == '\n';
+	bool cr = s->kept > 1 && last[-1] == '\r' && last[-2] == '\n';
+
+	if ((newline || cr) && *p == '\n')
+		return p + 1;
+	if (newline && p + 1 < end && p[0] == '\r' && p[1] == '\n')
+		return p + 2;
+	return event_end(p, end);
+}
+
+size_t sse_feed(struct sse *s, const char *p, size_t n)
 {
 	const char *end = p + n, *next;
 
-	if (s->kept && n) { /* does the kept event end here? Its last bytes may be the first \n */
-		bool newline = s->keep[s->kept - 1] == '\n';
-
-		next = newline && *p == '\n' ? p + 1 : event_end(p, end);
+	if (s->kept && n) {
+		next = kept_end(s, p, end);
 		if (!next) {
 			keep_add(s, p, n);
-			return;
+			return n;
 		}
 		keep_add(s, p, (size_t)(next - p));
 		event_seen(s, span_of(s->keep, s->kept));
@@ -148,6 +160,7 @@ void sse_feed(struct sse *s, const char *p, size_t n)
 	}
 	if (p < end)
 		keep_add(s, p, (size_t)(end - p));
+	return (size_t)(end - p);
 }
 
 void sse_json_feed(struct sse *s, const char *p, size_t n)

@@ -29,8 +29,11 @@ struct sse {
 	char keep[SSE_KEEP];
 };
 
-/* Payload bytes of an event stream, at any split. Zero-initialise. */
-void sse_feed(struct sse *s, const char *p, size_t n);
+/*
+ * Payload bytes of an event stream, at any split. Zero-initialise. Returns how many of them, at
+ * their end, belong to an event that is not finished yet.
+ */
+size_t sse_feed(struct sse *s, const char *p, size_t n);
 /* Payload bytes of a JSON answer, at any split; usage is read at its end. */
 void sse_json_feed(struct sse *s, const char *p, size_t n);
 void sse_json_end(struct sse *s);

@@ -20,13 +20,33 @@
 
 #define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define WATCH_MS		     1000
-#define CUT_EVENT_ROOM		     512 /* of a small block */
+#define CUT_EVENT_ROOM		     512	 /* of a small block */
+#define CALM			     4		 /* receives with room left */
+#define HELD_MAX		     (64 * 1024) /* of an unfinished event */
 
-/* Reading goes on by itself once it is armed, from one answer to the next. */
+/*
+ * Reading goes on by itself once it is armed, from one answer to the next. Not where bytes come in
+ * bulk: a receive that goes on by itself takes half a megabyte before anyone can stop it.
+ */
 static void relay_recv(struct upstream *up)
 {
-	if (!up->recv_op.pending && !up->paused && !up->closing && up->req)
+	if (up->recv_op.pending || up->paused || up->closing || !up->req)
+		return;
+	if (up->calm == CALM)
 		ring_recv_multishot(&up->worker->ring, &up->recv_op, up->fd);
+	else
+		ring_recv_offer(&up->worker->ring, &up->recv_op, up->fd, false);
+}
+
+static void calm_count(struct upstream *up, const struct block *b)
+{
+	if (block_room(b)) {
+		up->calm += up->calm < CALM;
+		return;
+	}
+	if (up->calm == CALM)
+		ring_cancel(&up->worker->ring, &up->recv_op);
+	up->calm = 0;
 }
 
 /* The client has enough unsent: what is on its way already still comes. */
@@ -53,10 +73,15 @@ void relay_resume(struct upstream *up)
  */
 static struct block *cut_event(struct upstream *up)
 {
-	static const char event[] =
+	static const char openai[] =
 		"\n\ndata: {\"error\":{\"message\":\"The engine failed in the middle "
 		"of this answer.\",\"type\":\"server_error\",\"param\":null,"
 		"\"code\":502}}\n\n";
+	static const char anthropic[] =
+		"\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":"
+		"\"api_error\",\"message\":\"The engine failed in the middle of this "
+		"answer.\"}}\n\n";
+	const char *event = up->req->route->api == API_ANTHROPIC ? anthropic : openai;
 	const char *line_end = up->rechunk && up->left ? "\r\n" : "";
 	bool chunked = up->framing == HTTP1_CHUNKED && !up->dechunk, inside = false;
 	struct block *b;
@@ -64,16 +89,16 @@ static struct block *cut_event(struct upstream *up)
 
 	if (!up->req->is_sse || up->framing == HTTP1_LENGTH_BODY)
 		return NULL;
-	b = block_new(&up->worker->blocks, BLOCK_SMALL);
+	b = block_replace(&up->worker->blocks); /* it must be told, budget or not */
 	if (b && chunked)
-		n = http1_chunks_finish(&up->chunks, b->data, b->size - CUT_EVENT_ROOM, &inside);
+		n = http1_chunks_finish(&up->shown, b->data, b->size - CUT_EVENT_ROOM, &inside);
 	if (!b || n < 0) {
 		block_free(&up->worker->blocks, b);
 		return NULL;
 	}
 	if ((chunked && !inside) || up->rechunk)
 		n += snprintf(b->data + n, CUT_EVENT_ROOM, "%s%zx\r\n%s\r\n", line_end,
-			      sizeof(event) - 1, event);
+			      strlen(event), event);
 	else
 		n += snprintf(b->data + n, CUT_EVENT_ROOM, "%s", event);
 	b->end = (uint32_t)n;
@@ -112,40 +137,65 @@ static void relay_failed(struct upstream *up, const char *cause)
 							 .same_endpoint = up->reused && !up->in});
 }
 
-static void payload_seen(struct request *req, struct span data)
+/* Returns how many of the bytes belong to an event that is not finished yet. */
+static size_t payload_seen(struct request *req, struct span data)
 {
 	uint64_t before = req->sse.events;
+	size_t open = 0;
 
 	if (req->is_sse)
-		sse_feed(&req->sse, data.ptr, data.len);
+		open = sse_feed(&req->sse, data.ptr, data.len);
 	else
 		sse_json_feed(&req->sse, data.ptr, data.len);
 	if (!req->is_sse || req->sse.events != before)
 		account_progress(req, clock_mono_ns());
+	return open;
 }
 
-/* Observes body bytes [from, end) of b. Returns the end of what belongs to the answer; with
- * dechunking the payload is moved together from `from` on. up->malformed: that far it was good. */
-static uint32_t body_observe(struct upstream *up, struct block *b, uint32_t from)
+/* [from, end) of a body that is not chunked. Returns the end of what belongs to the answer. */
+static uint32_t plain_observe(struct upstream *up, struct block *b, uint32_t from)
 {
-	struct request *req = up->req;
+	uint64_t n = b->end - from;
+
+	if (up->framing == HTTP1_NO_BODY) { /* nothing may follow such a head */
+		up->keep_alive &= n == 0;
+		return from;
+	}
+	if (up->framing == HTTP1_LENGTH_BODY && n >= up->left) {
+		up->keep_alive &= n == up->left;
+		n = up->left;
+		up->body_done = true;
+	}
+	up->left -= up->framing == HTTP1_LENGTH_BODY ? n : 0;
+	payload_seen(up->req, span_of(b->data + from, n));
+	return from + (uint32_t)n;
+}
+
+/* A stretch of payload that ends at `end`: do events end in it? The client may see that far. */
+static void good_mark(struct upstream *up, uint32_t end, struct span data)
+{
+	size_t open = payload_seen(up->req, data);
+
+	if (open == data.len)
+		return;
+	up->good = end - (uint32_t)open;
+	up->shown = up->chunks;
+	http1_chunks_back(&up->shown, open);
+}
+
+/*
+ * Observes body bytes [from, end) of b: with dechunking the payload is moved together from `from`
+ * on; b->end becomes the end of what belongs to the answer, up->good that of its whole events.
+ * up->malformed: that far it was good.
+ */
+static void body_observe(struct upstream *up, struct block *b, uint32_t from)
+{
 	char *p = b->data + from, *end = b->data + b->end, *to = p;
 
+	up->good = from;
 	if (up->framing != HTTP1_CHUNKED) {
-		uint64_t n = (uint64_t)(end - p);
-
-		if (up->framing == HTTP1_NO_BODY) { /* nothing may follow such a head */
-			up->keep_alive &= n == 0;
-			return from;
-		}
-		if (up->framing == HTTP1_LENGTH_BODY && n >= up->left) {
-			up->keep_alive &= n == up->left;
-			n = up->left;
-			up->body_done = true;
-		}
-		up->left -= up->framing == HTTP1_LENGTH_BODY ? n : 0;
-		payload_seen(req, span_of(p, n));
-		return from + (uint32_t)n;
+		up->good = b->end = plain_observe(up, b, from);
+		return;
 	}
 	while (p < end && !http1_chunks_done(&up->chunks)) {
 		struct http1_chunks before = up->chunks;
@@ -157,19 +207,59 @@ static uint32_t body_observe(struct upstream *up, struct block *b, uint32_t from
 			up->chunks = before;
 			break;
 		}
-		if (data.len)
-			payload_seen(req, data);
-		if (up->dechunk) {
-			memmove(to, data.ptr, data.len);
-			to += data.len;
-		} else {
-			to += took;
-		}
 		p += took;
+		if (up->dechunk)
+			memmove(to, data.ptr, data.len);
+		to += up->dechunk ? (ssize_t)data.len : took;
+		if (data.len)
+			good_mark(up, (uint32_t)(to - b->data), data);
 	}
 	up->body_done = http1_chunks_done(&up->chunks);
 	up->keep_alive &= p == end;
-	return (uint32_t)(to - b->data);
+	b->end = (uint32_t)(to - b->data);
+	if (up->req->is_sse && up->req->sse.kept && !up->body_done)
+		return;
+	up->good = b->end; /* no event stands open */
+	up->shown = up->chunks;
+}
+
+/*
+ * Sends b but for the beginning of an unfinished event, which waits in up->in: should the engine
+ * die, nobody has seen half an event. One that is longer than HELD_MAX is passed on as it comes.
+ */
+static void events_pass(struct upstream *up, struct block *b)
+{
+	struct blocks *blocks = &up->worker->blocks;
+	uint32_t tail = b->end - up->good;
+	struct block *rest = NULL;
+
+	if (up->malformed && tail) { /* never to be finished */
+		b->end = up->good;
+		tail = 0;
+	} else if (tail && up->good == b->start && up->in && block_room(up->in) >= tail) {
+		memcpy(up->in->data + up->in->end, b->data + up->good, tail);
+		up->in->end += tail;
+		block_free(blocks, b);
+		return;
+	} else if (tail && up->good == b->start && !up->in) {
+		up->in = b;
+		return;
+	}
+	if (tail && up->good > b->start && tail <= HELD_MAX)
+		rest = block_new(blocks, tail);
+	if (rest) {
+		memcpy(rest->data, b->data + up->good, tail);
+		rest->end = tail;
+		b->end = up->good;
+	} else if (tail) {
+		up->shown = up->chunks;
+	}
+	if (up->in && block_used(b))
+		client_send(up->req->client, up->in);
+	else
+		block_free(blocks, up->in);
+	up->in = rest;
+	client_send(up->req->client, b);
 }
 
 /* An endpoint that frames by closing: its bytes become our chunks. */
@@ -216,20 +306,20 @@ static void body_end(struct upstream *up)
 	client_answer_end(c, keep);
 }
 
+/* What has come of the body is in b from `from` on; before it, perhaps, our head. */
 static void body_pass(struct upstream *up, struct block *b, uint32_t from)
 {
 	struct request *req = up->req;
 
-	b->end = body_observe(up, b, from);
-	b->start = from;
-	req->bytes_out += block_used(b);
+	body_observe(up, b, from);
+	req->bytes_out += b->end - from;
 	if (up->rechunk)
 		rechunk(up, b);
 	else
-		client_send(req->client, b);
+		events_pass(up, b);
 	if (up->malformed)
 		relay_cut(up, "malformed chunk from the engine");
-	else if (up->body_done)
+	else if (up->body_done || up->framing == HTTP1_NO_BODY)
 		body_end(up);
 	else if (req->client->out_bytes < up->worker->cfg->relay_bytes_max)
 		relay_recv(up);
@@ -274,26 +364,13 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	} else {
 		client_send(c, ours);
 		up->in = NULL;
+		b->start = head_bytes;
 		n = head_bytes;
 	}
 	/* The held bytes were observed once already: begin the observation anew. */
-	up->chunks = (struct http1_chunks){0};
+	up->chunks = up->shown = (struct http1_chunks){0};
 	up->left = up->framing == HTTP1_LENGTH_BODY ? head->content_length : 0;
 	req->sse = (struct sse){0};
-	if (b == ours) {
-		b->end = body_observe(up, b, (uint32_t)n);
-		req->bytes_out += b->end - (uint32_t)n;
-		client_send(c, b);
-		if (up->framing == HTTP1_NO_BODY)
-			up->body_done = true;
-		if (up->malformed)
-			relay_cut(up, "malformed chunk from the engine");
-		else if (up->body_done)
-			body_end(up);
-		else
-			relay_recv(up);
-		return;
-	}
 	body_pass(up, b, (uint32_t)n);
 }
 
@@ -459,6 +536,8 @@ static void recv_done(struct op *op, int res, unsigned int flags)
 	struct upstream *up = container(op, struct upstream, recv_op);
 	struct block *b = ring_offer_take(&up->worker->ring, flags, res);
 
+	if (b)
+		calm_count(up, b);
 	if (up->closing || !up->req) {
 		block_free(&up->worker->blocks, b);
 		if (up->closing)

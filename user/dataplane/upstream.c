@@ -43,13 +43,21 @@ struct upstream *upstream_open(struct worker *w, struct endpoint *ep)
 
 void upstream_close(struct upstream *up)
 {
+	bool due = up->req && !up->body_done;
+	struct linger now = {.l_onoff = 1};
+
 	up->closing = true;
 	up->req = NULL;
 	up->leg = NULL;
 	timer_clear(&up->timer);
 	ring_cancel(&up->worker->ring, &up->connect_op);
+	/* A FIN would only reach an engine whose sending is stuck when its window opens. */
+	if (due && up->fd >= 0) {
+		ring_cancel(&up->worker->ring, &up->send_op);
+		setsockopt(up->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	}
 	if (up->fd >= 0)
-		shutdown(up->fd, SHUT_RDWR);
+		shutdown(up->fd, due ? SHUT_RD : SHUT_RDWR);
 	upstream_release_if_quiet(up);
 }
 

@@ -18,6 +18,7 @@ struct upstream {
 	int fd;
 	bool malformed; /* the answer broke its framing */
 	bool paused;	/* the client has enough unsent: reading waits */
+	uint8_t calm;	/* receives in a row that left room, up to CALM */
 	bool reused, closing, head_done, sse_checked, body_done, keep_alive;
 	uint64_t idle_since_ms;
 	struct upstream *next_kept;
@@ -30,12 +31,13 @@ struct upstream {
 	struct iovec iov[UPSTREAM_IOV];
 
 	/* From the endpoint. */
-	struct block *in; /* head still partial, or the first event held back */
+	struct block *in; /* head still partial, or the bytes of an unfinished event */
 	uint32_t seen;
 	enum http1_framing framing;
-	uint64_t left; /* of a Content-Length body */
-	struct http1_chunks chunks;
-	bool dechunk, rechunk; /* HTTP/1.0 client; endpoint that frames by closing */
+	uint64_t left;			   /* of a Content-Length body */
+	struct http1_chunks chunks, shown; /* as received; as the client has seen it */
+	uint32_t good;			   /* of the block just received: whole events */
+	bool dechunk, rechunk;		   /* HTTP/1.0 client; endpoint that frames by closing */
 	int status;
 	struct upstream *next_free;
 };
