@@ -10,11 +10,14 @@
 #include <time.h>
 
 #include "common/sim_text.h"
+#include "sluice-sim/events.h"
 #include "sluice-sim/pd.h"
+#include "sluice-sim/tokens.h"
 
 void seq_free(struct seq *s)
 {
 	free(s->chain);
+	free(s->tokens);
 	free(s);
 }
 
@@ -190,7 +193,14 @@ static struct seq *request_read(struct conn *c, const struct http1_head *head, j
 		echo_begin(c, body);
 	if (!c->reply.max_tokens)
 		c->reply.max_tokens = 1;
-	s = seq_new(opt, &prompt, c->model, salt ? salt : "");
+	if (tokens_loaded()) {
+		struct token_list list;
+
+		tokens_of_request(body, &list);
+		s = tokens_seq_new(opt, &list, c->model, salt ? salt : "");
+	} else {
+		s = seq_new(opt, &prompt, c->model, salt ? salt : "");
+	}
 	free(prompt.data);
 	c->reply.prompt_tokens = s->prompt_tokens;
 	s->max_tokens = c->reply.max_tokens;
@@ -317,6 +327,34 @@ static void rerank(struct conn *c, json_t *body)
 	free(text.data);
 }
 
+/* As if the process had been started anew; connections stay. */
+static void kv_restart(struct conn *c)
+{
+	if (c->inst->engine.events)
+		events_restart(c->inst->engine.events);
+	engine_forget(&c->inst->engine);
+	reply_json(&c->out, 200, "{}", c->inst->port, true);
+}
+
+/* What a test compares a listener's view with. */
+static void kv_events_report(struct conn *c)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "{\"messages\":%llu,\"blocks\":%u}",
+		 (unsigned long long)events_count(c->inst->engine.events),
+		 cache_used(c->inst->engine.cache));
+	reply_json(&c->out, 200, text, c->inst->port, true);
+}
+
+static void kv_sources(struct conn *c)
+{
+	char text[1024];
+
+	events_sources(c->inst->engine.events, text, sizeof(text));
+	reply_json(&c->out, 200, text, c->inst->port, true);
+}
+
 void api_post(struct conn *c, const struct http1_head *head, struct span body)
 {
 	static const struct {
@@ -341,7 +379,13 @@ void api_post(struct conn *c, const struct http1_head *head, struct span body)
 		json_decref(json);
 		return;
 	}
-	if (span_eq(head->path, SPAN("/tokenize")))
+	if (span_eq(head->path, SPAN("/tokenize")) && tokens_loaded())
+		tokens_tokenize(c, json);
+	else if (span_eq(head->path, SPAN("/detokenize")) && tokens_loaded())
+		tokens_detokenize(c, json);
+	else if (span_eq(head->path, SPAN("/sim/kv_restart")))
+		kv_restart(c);
+	else if (span_eq(head->path, SPAN("/tokenize")))
 		tokenize(c, json);
 	else if (span_eq(head->path, SPAN("/sim/fail")))
 		pd_order_failure(c, json);
@@ -367,6 +411,11 @@ void api_get(struct conn *c, const struct http1_head *head)
 		reply_json(&c->out, 200, "", c->inst->port, true);
 	else if (opt->kv_connector && span_eq(head->path, SPAN("/query")))
 		pd_query(c);
+	else if (c->inst->engine.events && !opt->hide_sources &&
+		 span_eq(head->path, SPAN("/kv_event_sources")))
+		kv_sources(c);
+	else if (c->inst->engine.events && span_eq(head->path, SPAN("/sim/events")))
+		kv_events_report(c);
 	else if (span_eq(head->path, SPAN("/sim/kv")))
 		pd_report(c);
 	else if (span_eq(head->path, SPAN("/version")))

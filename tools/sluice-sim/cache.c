@@ -13,6 +13,8 @@ struct cache {
 	uint32_t capacity, limit, used, fresh, free, mask, newest, oldest;
 	uint32_t *buckets;
 	struct node *nodes; /* 1-based: 0 is none */
+	void (*changed)(void *arg, uint64_t hash, bool stored);
+	void *arg;
 };
 
 struct cache *cache_new(uint32_t blocks)
@@ -70,6 +72,8 @@ static void evict(struct cache *c)
 	*link = c->nodes[i].next_hash;
 	list_out(c, i);
 	c->used--;
+	if (c->changed)
+		c->changed(c->arg, c->nodes[i].hash, false);
 	c->nodes[i].next_hash = c->free;
 	c->free = i;
 }
@@ -117,9 +121,18 @@ void cache_store(struct cache *c, const uint64_t *chain, uint32_t count)
 			c->nodes[i].hash = chain[k];
 			c->nodes[i].next_hash = c->buckets[chain[k] & c->mask];
 			c->buckets[chain[k] & c->mask] = i;
+			if (c->changed)
+				c->changed(c->arg, chain[k], true);
 		}
 		list_in(c, i);
 	}
+}
+
+void cache_observe(struct cache *c, void (*changed)(void *arg, uint64_t hash, bool stored),
+		   void *arg)
+{
+	c->changed = changed;
+	c->arg = arg;
 }
 
 uint32_t cache_used(const struct cache *c)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sluice-sim/events.h"
 #include "sluice-sim/sim.h"
 
 void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *))
@@ -20,6 +21,14 @@ void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(
 		.opt = opt, .token = token, .random = 0x9e3779b97f4a7c15ULL ^ (opt->seed + 1)};
 	e->waiting_end = &e->waiting;
 	e->cache = cache_new(opt->kv_blocks ? opt->kv_blocks : 1);
+}
+
+void engine_forget(struct engine *e)
+{
+	cache_free(e->cache);
+	e->cache = cache_new(e->opt->kv_blocks ? e->opt->kv_blocks : 1);
+	if (e->events)
+		cache_observe(e->cache, events_changed, e->events);
 }
 
 void engine_fini(struct engine *e)
@@ -232,8 +241,11 @@ static void prompt_store(struct engine *e, struct seq *s)
 	s->unstored -= stored;
 	e->unstored -= stored;
 	cache_fit(e);
-	if (e->opt->cache)
-		cache_store(e->cache, s->chain, s->chain_count);
+	if (!e->opt->cache)
+		return;
+	cache_store(e->cache, s->chain, s->chain_count);
+	if (e->events)
+		events_stored(e->events, e->cache, s);
 }
 
 static void token_made(struct engine *e, struct seq *s)

@@ -11,6 +11,7 @@
 #include "common/flags.h"
 #include "sluice-sim/pd.h"
 #include "sluice-sim/server.h"
+#include "sluice-sim/tokens.h"
 
 static struct sim_options opt = {
 	.model = "tiny",
@@ -33,6 +34,7 @@ static struct sim_options opt = {
 	.max_loras = 1,
 	.time_factor = 1,
 	.details = true,
+	.event_batch = 16,
 };
 static char *calculator, *mode = "random", *fake_metrics;
 
@@ -94,6 +96,22 @@ static const struct flag rows[] = {
 	 "of blocks from another engine"},
 	{"kv-cache-transfer-time-per-token", "TIME", FLAG_MILLIS, &opt.kv_transfer_ms_per_token,
 	 "more for each token of them"},
+	{"tokenizer", "FILE", FLAG_TEXT, &opt.tokenizer,
+	 "a tokenizer.json: prompts are real tokens of it, /tokenize answers them"},
+	{"zmq-endpoint", "TCP", FLAG_TEXT, &opt.zmq_endpoint,
+	 "publish KV events, e.g. tcp://127.0.0.1:5557; the n-th engine n ports on"},
+	{"event-batch-size", "N", FLAG_COUNT, &opt.event_batch, "events of a message, at most"},
+	{"use-vllm-map-event-format", NULL, FLAG_BOOL, &opt.map_events, "events are maps"},
+	{"kv-events-replay-endpoint", "TCP", FLAG_TEXT, &opt.replay_endpoint,
+	 "give messages again from here, likewise"},
+	{"hide-event-sources", NULL, FLAG_BOOL, &opt.hide_sources,
+	 "no /kv_event_sources, as before vLLM 0.32"},
+	{"event-hwm", "N", FLAG_COUNT, &opt.event_hwm, "messages that wait for a slow subscriber"},
+	{"event-loss", "PERCENT", FLAG_REAL, &opt.event_loss, "messages that are lost"},
+	{"event-duplicate", "PERCENT", FLAG_REAL, &opt.event_duplicate,
+	 "messages that are sent twice"},
+	{"event-reorder", "PERCENT", FLAG_REAL, &opt.event_reorder,
+	 "messages that the next one overtakes"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},
 };
 
@@ -179,6 +197,10 @@ int main(int argc, char **argv)
 	status = options_read();
 	if (status != FLAGS_GO_ON)
 		return status;
+	if (opt.tokenizer && tokens_load(opt.tokenizer))
+		return 2;
+	if (opt.zmq_endpoint && !opt.tokenizer)
+		return flags_refuse(&flags, "--zmq-endpoint", "needs --tokenizer");
 	if (opt.served_model)
 		opt.model = opt.served_model;
 	opt.constant =

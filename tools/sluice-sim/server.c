@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One thread, one epoll: connections of all instances, and the engines' next steps. */
+#include "sluice-sim/events.h"
 #include "sluice-sim/pd.h"
 #include "sluice-sim/server.h"
 
@@ -268,6 +269,8 @@ int server_run(const struct sim_options *opt)
 	for (unsigned int i = 0; i < opt->instances; i++) {
 		insts[i].port = opt->port + i;
 		engine_init(&insts[i].engine, opt, token_made);
+		insts[i].engine.events = events_new(opt, i);
+		engine_forget(&insts[i].engine); /* and its cache is observed */
 		if (instance_listen(&insts[i], opt->host))
 			return 1;
 	}
@@ -283,7 +286,11 @@ int server_run(const struct sim_options *opt)
 
 			if (next >= 0 && next < wait)
 				wait = next;
+			if (insts[i].engine.events)
+				events_run(insts[i].engine.events);
 		}
+		if (opt->replay_endpoint && wait > 10) /* replays are polled for */
+			wait = 10;
 		for (struct conn *c = all; c; c = c->next) {
 			if (!c->seq && !c->pd && !c->hung && c->in.len && !c->dead)
 				conn_serve(c);

@@ -33,6 +33,10 @@ struct sim_options {
 	struct sim_fake fake;
 	char *kv_connector; /* prefill and decode apart */
 	double kv_transfer_ms, kv_transfer_ms_per_token;
+	char *tokenizer, *zmq_endpoint, *replay_endpoint; /* real tokens; KV events */
+	unsigned int event_batch, event_hwm;
+	bool map_events, hide_sources;
+	double event_loss, event_duplicate, event_reorder; /* per cent of messages */
 };
 
 /* Prefix cache: chain hashes of blocks, least recently used out. */
@@ -44,6 +48,9 @@ uint32_t cache_match(const struct cache *c, const uint64_t *chain, uint32_t coun
 /* The chain is cached now, its first blocks the freshest. */
 void cache_store(struct cache *c, const uint64_t *chain, uint32_t count);
 uint32_t cache_used(const struct cache *c);
+/* Tells of each block that comes or goes; NULL: nobody. */
+void cache_observe(struct cache *c, void (*changed)(void *arg, uint64_t hash, bool stored),
+		   void *arg);
 /* Holds at most so many blocks from now on, at least one. */
 void cache_limit(struct cache *c, uint32_t blocks);
 
@@ -61,6 +68,8 @@ struct seq {
 	uint32_t prompt_tokens, cached_tokens, prefilled, max_tokens, made;
 	uint64_t *chain; /* block hashes, owned */
 	uint32_t chain_count;
+	uint32_t *tokens;    /* of the prompt, owned; NULL without --tokenizer */
+	char salt[128];	     /* cache_salt */
 	uint32_t held;	     /* blocks that are this sequence's alone */
 	bool remote;	     /* its prompt's blocks came from another engine */
 	uint32_t unstored;   /* of them, not in the prefix cache */
@@ -71,6 +80,7 @@ struct seq {
 
 struct engine {
 	const struct sim_options *opt;
+	struct events *events; /* NULL: none are published */
 	struct cache *cache;
 	struct seq *waiting, **waiting_end, *running;
 	uint32_t waiting_count, running_count;
@@ -84,6 +94,8 @@ struct engine {
 
 void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *));
 void engine_fini(struct engine *e);
+/* What it has cached is gone, as after a restart of its process. */
+void engine_forget(struct engine *e);
 bool engine_full(const struct engine *e);
 /* 0 or -EBUSY: the waiting queue is full. */
 int engine_submit(struct engine *e, struct seq *seq, double now_ms);

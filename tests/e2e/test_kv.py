@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway follows the engines' own KV events: what it expects is what they report."""
+import os
+import random
+import socket
+
+from harness import Gateway, ROOT, Sim, chat, eventually, free_port, get, main, post
+
+TOKENIZER = os.path.join(ROOT, "tests", "data", "tokenizer", "tiny4000.json")
+PATH = "/v1/chat/completions"
+WORDS = ("the river runs over stones and under bridges naïve café über straße 日本語 東京 Привет 🦀 "
+         "a careful plan keeps its promises").split()
+
+
+def port_block(count):
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+            return first
+        except OSError:
+            continue
+
+
+class Engines(Sim):
+    def __init__(self, *flags, instances=2, replay=True, **kw):
+        self.events = port_block(instances)
+        more = ["--tokenizer", TOKENIZER, "--block-size", "16", "--time-scale", "20",
+                "--zmq-endpoint", f"tcp://127.0.0.1:{self.events}"]
+        if replay:
+            more += ["--kv-events-replay-endpoint", f"tcp://127.0.0.1:{port_block(instances)}"]
+        super().__init__(*more, *flags, instances=instances, **kw)
+
+    def blocks(self):
+        return [get(p, "/sim/events").json()["blocks"] for p in self.ports]
+
+
+def gateway(sims, *flags):
+    gw = Gateway(sims.endpoints, "--tokenizer", f"tiny={TOKENIZER}", *flags)
+    eventually("the template is learned",
+               lambda: gw.metric("sluice_kv_model_precise", model="tiny") == 1)
+    eventually("all engines are heard", lambda: gw.metric("sluice_kv_trusted") == len(sims.ports))
+    return gw
+
+
+def held(gw, sims):
+    return [int(gw.metric("sluice_kv_endpoint_blocks", endpoint=e)) for e in sims.endpoints]
+
+
+def caught_up(gw, sims):
+    eventually("the gateway's view is the engines' own", lambda: held(gw, sims) == sims.blocks())
+
+
+def text(rng, words):
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def conversations(rng, count):
+    """Requests that share system prompts and grow turn by turn."""
+    systems = [text(rng, 60) for _ in range(3)]
+    for n in range(count):
+        messages = [{"role": "system", "content": rng.choice(systems)}] if n % 4 else []
+        for _ in range(rng.randrange(1, 4)):
+            messages.append({"role": "user", "content": text(rng, rng.randrange(1, 50))})
+            yield {"model": "tiny", "max_tokens": 2, "messages": list(messages)}
+            messages.append({"role": "assistant", "content": text(rng, rng.randrange(1, 40))})
+
+
+def told(gw, answer, number):
+    """The decision's own account of that request."""
+    return get(gw.admin, f"/state/decisions/{number}").json()
+
+
+def send(gw, body, number, path=PATH):
+    answer = post(gw.port, path, body, headers={"x-request-id": f"kv-{number}"})
+    assert answer.status == 200, answer.body
+    return eventually("the decision is closed",
+                      lambda: (d := told(gw, answer, f"kv-{number}")).get("done") and d)
+
+
+def test_what_is_expected_is_what_engines_report():
+    rng, hits = random.Random(5), 0
+    with Engines("--use-vllm-map-event-format", instances=3) as sims, gateway(sims) as gw:
+        for number, body in enumerate(conversations(rng, 25)):
+            if number % 5 == 4:  # text in parts, and escapes
+                body["messages"][-1]["content"] = [{"type": "text", "text": text(rng, 9)},
+                                                   {"type": "text", "text": 'a "b"\n\t\\ c'}]
+            caught_up(gw, sims)
+            d = send(gw, body, number)
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"], d
+            hits += d["cached_tokens_reported"] > 0
+        assert hits > 20, hits
+        assert gw.metric("sluice_kv_prompts_total", match="approximate") == 0
+        assert gw.metric("sluice_kv_expected_tokens_total") == \
+            gw.metric("sluice_kv_reported_tokens_total") > 0
+
+
+def test_every_api_is_followed():
+    rng = random.Random(6)
+    long = text(rng, 80)
+    bodies = (("/v1/completions", {"model": "tiny", "prompt": long, "max_tokens": 1}),
+              ("/v1/messages", {"model": "tiny", "max_tokens": 1, "system": long,
+                                "messages": [{"role": "user", "content": "x"}]}),
+              ("/v1/responses", {"model": "tiny", "input": long, "max_output_tokens": 1}),
+              ("/v1/chat/completions", {"model": "tiny", "cache_salt": "s1", "max_tokens": 1,
+                                        "messages": [{"role": "user", "content": long}]}),
+              ("/v1/completions", {"model": "tiny-lora", "prompt": long, "max_tokens": 1}))
+    with Engines("--lora-modules", "tiny-lora", instances=1) as sims, gateway(sims) as gw:
+        for number, (path, body) in enumerate(bodies):
+            first = send(gw, body, f"{number}-1", path)
+            assert first["cached_tokens_expected"] == first["cached_tokens_reported"] == 0, first
+            caught_up(gw, sims)
+            again = send(gw, body, f"{number}-2", path)
+            assert again["cached_tokens_expected"] == again["cached_tokens_reported"] > 64, again
+        assert gw.metric("sluice_kv_prompts_total", match="approximate") == 0
+
+
+def test_a_request_with_new_tools_is_precise_the_second_time():
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 300}}]
+    with Engines(instances=1) as sims, gateway(sims) as gw:
+        body = {**chat("hello " * 40), "tools": tools}
+        send(gw, body, "a")
+        eventually("the tools' glue is learned",
+                   lambda: gw.metric("sluice_kv_glues_learned_total") == 2)
+        caught_up(gw, sims)
+        d = send(gw, body, "b")
+        assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 100, d
+        assert gw.metric("sluice_kv_prompts_total", match="precise") == 1
+
+
+def test_lost_doubled_and_overtaken_messages_are_replayed():
+    rng = random.Random(7)
+    with Engines("--event-loss", "15", "--event-duplicate", "15", "--event-reorder", "15",
+                 "--event-batch-size", "1") as sims, gateway(sims) as gw:
+        for number, body in enumerate(conversations(rng, 30)):
+            send(gw, body, number)
+
+        def whole():  # a lost last message is only noticed with the next
+            send(gw, chat(text(rng, 40)), rng.random())
+            return held(gw, sims) == sims.blocks()
+        eventually("all that was lost is replayed", whole)
+        assert gw.metric("sluice_kv_event_replays_total") > 2
+        assert gw.metric("sluice_kv_event_gaps_total") > 0
+        assert gw.metric("sluice_kv_event_late_total") > 0
+
+
+def test_without_replay_a_gap_forgets_the_endpoint():
+    rng = random.Random(8)
+    with Engines("--event-loss", "30", "--event-batch-size", "1", instances=1,
+                 replay=False) as sims, gateway(sims) as gw:
+        for number, body in enumerate(conversations(rng, 20)):
+            d = send(gw, body, number)
+            assert d["cached_tokens_expected"] <= d["cached_tokens_reported"], d
+        assert gw.metric("sluice_kv_event_forgotten_total") > 0
+
+
+def test_an_engine_that_starts_anew_is_forgotten():
+    rng = random.Random(9)
+    body = chat(text(rng, 100))
+    with Engines(instances=1) as sims, gateway(sims) as gw:
+        send(gw, body, "a")
+        caught_up(gw, sims)
+        assert post(sims.ports[0], "/sim/kv_restart", {}).status == 200
+        send(gw, chat("another prompt, long enough to be stored " * 4), "b")
+        caught_up(gw, sims)
+        assert gw.metric("sluice_kv_event_forgotten_total") == 1
+        d = send(gw, body, "c")
+        assert d["cached_tokens_expected"] == d["cached_tokens_reported"], d
+
+
+def test_a_gateway_that_comes_later_learns_what_is_there():
+    rng = random.Random(10)
+    body = chat(text(rng, 100))
+    with Engines(instances=1) as sims:
+        assert post(sims.ports[0], PATH, body).status == 200
+        with gateway(sims) as gw:
+            caught_up(gw, sims)
+            d = send(gw, body, "a")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
+
+
+def test_older_engines_are_heard_by_port_convention():
+    rng = random.Random(11)
+    body = chat(text(rng, 100))
+    with Engines("--hide-event-sources", instances=1, replay=False) as sims:
+        with gateway(sims, "--kv-events", str(sims.events)) as gw:
+            for number in range(30):  # the subscription itself takes a moment
+                send(gw, chat(text(rng, 40)), f"w{number}")
+                if held(gw, sims)[0]:
+                    break
+            send(gw, body, "a")
+            eventually("its blocks are known", lambda: held(gw, sims)[0] > 5)
+            d = send(gw, body, "b")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
+
+
+def test_evictions_are_followed():
+    rng = random.Random(12)
+    with Engines("--kv-cache-size", "60", instances=1) as sims, gateway(sims) as gw:
+        for number, body in enumerate(conversations(rng, 30)):
+            caught_up(gw, sims)
+            d = send(gw, body, number)
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"], d
+        assert gw.metric("sluice_kv_events_blocks_total", event="removed") > 50
+
+
+main(globals())
