@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sluice-sim/events.h"
 #include "sluice-sim/sim.h"
 
 void engine_init(struct engine *e, const struct sim_options *opt, void (*token)(struct seq *))
@@ -27,8 +26,7 @@ void engine_forget(struct engine *e)
 {
 	cache_free(e->cache);
 	e->cache = cache_new(e->opt->kv_blocks ? e->opt->kv_blocks : 1);
-	if (e->events)
-		cache_observe(e->cache, events_changed, e->events);
+	cache_observe(e->cache, e->changed, e->events);
 }
 
 void engine_fini(struct engine *e)
@@ -244,8 +242,8 @@ static void prompt_store(struct engine *e, struct seq *s)
 	if (!e->opt->cache)
 		return;
 	cache_store(e->cache, s->chain, s->chain_count);
-	if (e->events)
-		events_stored(e->events, e->cache, s);
+	if (e->stored)
+		e->stored(e->events, e->cache, s);
 }
 
 static void token_made(struct engine *e, struct seq *s)

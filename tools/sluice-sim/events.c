@@ -64,13 +64,11 @@ static void *socket_bind(int type, const char *endpoint, int hwm)
 	return s;
 }
 
-struct events *events_new(const struct sim_options *opt, unsigned int n)
+static struct events *events_new(const struct sim_options *opt, unsigned int n)
 {
 	struct events *ev;
 	int hwm = opt->event_hwm ? (int)opt->event_hwm : 100000;
 
-	if (!opt->zmq_endpoint)
-		return NULL;
 	if (!zmq) {
 		zmq = zmq_ctx_new();
 		zmq_ctx_set(zmq, ZMQ_MAX_SOCKETS, 4096);
@@ -87,6 +85,16 @@ struct events *events_new(const struct sim_options *opt, unsigned int n)
 	}
 	snprintf(ev->topic, sizeof(ev->topic), "kv@%s:%u@%s", opt->host, opt->port + n, opt->model);
 	return ev;
+}
+
+void events_attach(struct engine *e, const struct sim_options *opt, unsigned int n)
+{
+	if (!opt->zmq_endpoint)
+		return;
+	e->events = events_new(opt, n);
+	e->stored = events_stored;
+	e->changed = events_changed;
+	engine_forget(e); /* a new cache, observed */
 }
 
 void events_free(struct events *ev)

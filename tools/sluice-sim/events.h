@@ -10,9 +10,9 @@
 
 struct events;
 
-/* Binds the sockets of instance number n. NULL when no --zmq-endpoint is given. Exits on failure.
+/* Binds the sockets of instance number n. Nothing without --zmq-endpoint. Exits on failure.
  */
-struct events *events_new(const struct sim_options *opt, unsigned int n);
+void events_attach(struct engine *e, const struct sim_options *opt, unsigned int n);
 void events_free(struct events *ev);
 
 /* A block of the cache appears or goes: cache.c's observer. */

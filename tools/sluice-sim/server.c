@@ -269,8 +269,7 @@ int server_run(const struct sim_options *opt)
 	for (unsigned int i = 0; i < opt->instances; i++) {
 		insts[i].port = opt->port + i;
 		engine_init(&insts[i].engine, opt, token_made);
-		insts[i].engine.events = events_new(opt, i);
-		engine_forget(&insts[i].engine); /* and its cache is observed */
+		events_attach(&insts[i].engine, opt, i);
 		if (instance_listen(&insts[i], opt->host))
 			return 1;
 	}

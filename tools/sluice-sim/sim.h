@@ -80,7 +80,10 @@ struct seq {
 
 struct engine {
 	const struct sim_options *opt;
-	struct events *events; /* NULL: none are published */
+	/* Its events; stored NULL: none are published. */
+	struct events *events;
+	void (*stored)(struct events *ev, const struct cache *cache, const struct seq *s);
+	void (*changed)(void *events, uint64_t hash, bool stored);
 	struct cache *cache;
 	struct seq *waiting, **waiting_end, *running;
 	uint32_t waiting_count, running_count;
