@@ -154,10 +154,9 @@ def test_the_maps_are_pinned_with_the_granted_capabilities_only():
         f.write(f"#!/bin/sh\nexec setpriv --bounding-set=-all,{keep} --inh-caps=-all "
                 f"{BIN}/sluiced \"$@\"\n")
     os.chmod(wrapper.name, 0o755)
-    before = os.environ.get("SLUICED")
-    os.environ["SLUICED"] = wrapper.name
     try:
-        with Sim() as sim, Gateway(sim.endpoints, "--bpf", "--bpffs-dir", pins) as gw:
+        with Sim() as sim, Gateway(
+                sim.endpoints, "--bpf", "--bpffs-dir", pins, exe=wrapper.name) as gw:
             effective = int(re.search(r"CapEff:\s+(\w+)", open(f"/proc/{gw.pid}/status").read())[1],
                             16)
             assert not effective >> 21 & 1, "CAP_SYS_ADMIN is still there"
@@ -168,10 +167,6 @@ def test_the_maps_are_pinned_with_the_granted_capabilities_only():
     finally:
         subprocess.run([os.path.join(BIN, "sluiced"), "--uninstall", "--bpffs-dir", pins])
         os.unlink(wrapper.name)
-        if before is None:
-            del os.environ["SLUICED"]
-        else:
-            os.environ["SLUICED"] = before
     assert not os.path.exists(pins)
 
 

@@ -96,7 +96,7 @@ static void a_name_with_any_bytes_stays_on_its_line(void **state)
 {
 	(void)state;
 	model_count(model_row(SPAN("x\"\\\n\xff"), SPAN("t")), MODEL_STARTED, 1);
-	assert_on_page(false, "{model=\"x\\\"\\\\??\",target_model=\"t\"} 1\n", true);
+	assert_on_page(false, "{model=\"x\\\"\\\\\\n?\",target_model=\"t\"} 1\n", true);
 }
 
 /* The last test: it fills the table. */

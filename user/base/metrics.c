@@ -69,6 +69,20 @@ uint64_t metric_total(enum metric_counter id)
 	return sum;
 }
 
+void metric_label_write(FILE *f, const char *value)
+{
+	for (; *value; value++) {
+		unsigned char c = (unsigned char)*value;
+
+		if (c == '"' || c == '\\')
+			fputc('\\', f);
+		if (c == '\n')
+			fputs("\\n", f);
+		else /* a name may be any bytes, the page must be UTF-8 */
+			fputc(c < 0x20 || c >= 0x7f ? '?' : c, f);
+	}
+}
+
 static void histogram_write(FILE *f, unsigned int id, const char *prefix, const char *name)
 {
 	const struct metric_text *t = &histogram_text[id];

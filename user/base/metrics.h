@@ -69,6 +69,8 @@ uint64_t metric_total(enum metric_counter id);
 
 /* Appends the Prometheus text of all tabled metrics to f, names prefixed by "sluice_". */
 void metrics_write(FILE *f);
+/* A label's value, escaped; bytes that are no printable ASCII as '?'. */
+void metric_label_write(FILE *f, const char *value);
 /* One histogram under another name: prefix and name together, with HELP and TYPE. */
 void metric_histogram_write(FILE *f, enum metric_histogram id, const char *prefix, const char *name,
 			    const char *help);

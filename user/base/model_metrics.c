@@ -103,13 +103,7 @@ static bool pair_used(uint32_t pair)
 static void label_write(FILE *f, const char *name, const char *value)
 {
 	fprintf(f, "%s=\"", name);
-	for (; *value; value++) {
-		unsigned char c = (unsigned char)*value;
-
-		if (c == '"' || c == '\\')
-			fputc('\\', f);
-		fputc(c < 0x20 || c >= 0x7f ? '?' : c, f); /* the page must be UTF-8, on one line */
-	}
+	metric_label_write(f, value);
 	fputc('"', f);
 }
 

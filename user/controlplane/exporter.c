@@ -111,20 +111,6 @@ static void one_write(FILE *f, const char *prefix, const char *name, const char 
 	fprintf(f, "%s%s %.17g\n", prefix, name, v);
 }
 
-static void label_write(FILE *f, const char *value)
-{
-	for (; *value; value++) {
-		if (*value == '"' || *value == '\\')
-			fputc('\\', f);
-		if (*value == '\n')
-			fputs("\\n", f);
-		else if ((unsigned char)*value < 0x80)
-			fputc(*value, f);
-		else
-			fputc('?', f); /* a name may be any bytes, the page must be UTF-8 */
-	}
-}
-
 static void gauge_write(FILE *f, const struct config *cfg, const struct endpoint_snapshot *snap,
 			enum gauge_id id, uint64_t now_ns)
 {
@@ -144,7 +130,7 @@ static void gauge_write(FILE *f, const struct config *cfg, const struct endpoint
 			continue;
 		}
 		fprintf(f, "sluice_%s{endpoint=\"", g->name);
-		label_write(f, ep->name);
+		metric_label_write(f, ep->name);
 		fprintf(f, "\"} %.17g\n", gauge_read(ep, id));
 	}
 	if (has_other)
@@ -214,8 +200,39 @@ static void llm_d_pool_write(FILE *f, const struct config *cfg,
 		if (!endpoint_load_is_fresh(cfg, snap->views[i], now_ns))
 			continue;
 		fputs("llm_d_epp_per_endpoint_queue_size{model_server_endpoint=\"", f);
-		label_write(f, snap->views[i]->name);
+		metric_label_write(f, snap->views[i]->name);
 		fprintf(f, "\"} %.17g\n", gauge_read(snap->views[i], GAUGE_WAITING));
+	}
+}
+
+/* Sums of our counters under llm-d's names. */
+static void llm_d_sums_write(FILE *f)
+{
+	static const struct {
+		const char *name, *label, *help;
+		enum metric_counter from, to;
+	} sums[] = {
+		{"scheduler_attempts_total", "{status=\"success\"}", "Scheduling decisions",
+		 M_PICKED, M_PICKED},
+		{"scheduler_attempts_total", "{status=\"failure\"}", NULL, M_PICK_FAILED,
+		 M_PICK_FAILED},
+		{"disagg_decision_total", "{decision_type=\"prefill-decode\"}",
+		 "Requests asked of the decider", M_PD_DECISION_ALWAYS, M_PD_DECISION_GAIN},
+		{"disagg_decision_total", "{decision_type=\"decode-only\"}", NULL,
+		 M_PD_DECISION_NEVER, M_PD_DECISION_NO_PREFILL},
+		{"kv_cache_events_messages_received_total", "",
+		 "Messages of engines about their KV caches", M_KV_MESSAGES, M_KV_MESSAGES},
+	};
+
+	for (unsigned int i = 0; i < sizeof(sums) / sizeof(sums[0]); i++) {
+		uint64_t sum = 0;
+
+		for (unsigned int id = sums[i].from; id <= sums[i].to; id++)
+			sum += metric_total((enum metric_counter)id);
+		if (sums[i].help)
+			head_write(f, "llm_d_epp_", sums[i].name, "counter", sums[i].help);
+		fprintf(f, "llm_d_epp_%s%s %llu\n", sums[i].name, sums[i].label,
+			(unsigned long long)sum);
 	}
 }
 
@@ -224,12 +241,7 @@ static void llm_d_write(FILE *f, const struct config *cfg, const struct endpoint
 {
 	if (snap)
 		llm_d_pool_write(f, cfg, snap, now_ns);
-	head_write(f, "llm_d_epp_", "scheduler_attempts_total", "counter", "Scheduling decisions");
-	fprintf(f,
-		"llm_d_epp_scheduler_attempts_total{status=\"success\"} %llu\n"
-		"llm_d_epp_scheduler_attempts_total{status=\"failure\"} %llu\n",
-		(unsigned long long)metric_total(M_PICKED),
-		(unsigned long long)metric_total(M_PICK_FAILED));
+	llm_d_sums_write(f);
 	metric_histogram_write(f, H_PICK, "llm_d_epp_", "scheduler_e2e_duration_seconds",
 			       "One scheduling decision");
 	head_write(f, "llm_d_epp_", "info", "gauge", "Build of the endpoint picker");

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "controlplane/kv_learner.h"
@@ -102,6 +103,14 @@ static void figure(FILE *f, const char *name, const char *type, const char *help
 		name, help, name, type, name, (unsigned long long)value);
 }
 
+static void series_write(FILE *f, const char *name, const char *label, const char *value,
+			 uint64_t figure)
+{
+	fprintf(f, "sluice_%s{%s=\"", name, label);
+	metric_label_write(f, value);
+	fprintf(f, "\"} %llu\n", (unsigned long long)figure);
+}
+
 /* One figure of each endpoint whose events are heard. */
 static void write_each(struct kv_service *s, const struct kv_trust *trust, FILE *f,
 		       const struct endpoint_snapshot *snap, unsigned int which)
@@ -125,8 +134,7 @@ static void write_each(struct kv_service *s, const struct kv_trust *trust, FILE 
 				      kv_trusted(trust, ep->slot, ep->generation)};
 
 		if (kv_index_bound(s->shared.index, ep->slot))
-			fprintf(f, "sluice_%s{endpoint=\"%s\"} %llu\n", names[which][0], ep->name,
-				(unsigned long long)figures[which]);
+			series_write(f, names[which][0], "endpoint", ep->name, figures[which]);
 	}
 }
 
@@ -157,8 +165,7 @@ void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust
 	fprintf(f, "# HELP sluice_kv_model_precise 1: prompts of the model are matched precisely\n"
 		   "# TYPE sluice_kv_model_precise gauge\n");
 	for (unsigned int i = 0; i < s->shared.models->count; i++)
-		fprintf(f, "sluice_kv_model_precise{model=\"%s\"} %d\n",
-			s->shared.models->items[i].name,
-			s->shared.models->items[i].state == KV_MODEL_PRECISE);
+		series_write(f, "kv_model_precise", "model", s->shared.models->items[i].name,
+			     s->shared.models->items[i].state == KV_MODEL_PRECISE);
 	write_endpoints(s, trust, f);
 }
