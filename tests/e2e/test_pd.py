@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 
-from harness import SOAK, chat, eventually, main, post
+from harness import SOAK, Gateway, Sim, chat, eventually, get, main, post
 from pd_tools import Pair, cases
 
 LONG = "the quick brown fox jumps over the lazy dog " * 30
@@ -235,6 +235,106 @@ def test_a_decode_that_hangs_is_left_for_another():
         for stream in (False, True):
             for pair in decode_fails(connector, "hang", stream, 1):
                 assert pair.gateway.metric("sluice_pd_leg_failures_total", leg="decode") in (0, 1)
+
+
+def test_behind_a_sidecar_the_decode_pod_is_told_where_to_prefill():
+    with Pair("nixlv2", "--pd", "sidecar", taps=True) as pair:
+        answer = post(pair.port, "/v1/chat/completions", chat(LONG),
+                      headers={"x-prefiller-host-port": "6.6.6.6:6"})
+        assert answer.status == 200, answer.body
+        assert [t.exchanges() for t in pair.taps[:2]] == [[], []], "one leg only"
+        ((head, body),) = [x for t in pair.taps[2:] for x in t.exchanges()]
+        told = re.findall(r"x-prefiller-host-port: (\S+)", head)
+        assert len(told) == 1 and told[0] in [t.address for t in pair.taps[:2]], head
+        assert b"kv_transfer_params" not in body
+
+
+def test_an_outer_gateways_choice_is_heeded_where_allowed():
+    def prefilled(pair, address):
+        for tap in pair.taps:
+            tap.clear()
+        answer = post(pair.port, "/v1/chat/completions", chat(LONG + address),
+                      headers={"x-prefiller-host-port": address})
+        assert answer.status == 200, answer.body
+        heads = [h for t in pair.taps for h, _ in t.exchanges()]
+        assert not any("x-prefiller-host-port" in h for h in heads), heads
+        return [len(t.exchanges()) for t in pair.taps[:2]]
+
+    with Pair("nixlv2", "--pd-decider", "never", "--pd-header-allow", "any", taps=True) as pair:
+        assert prefilled(pair, pair.taps[0].address) == [1, 0]
+        assert prefilled(pair, pair.taps[1].address) == [0, 1]
+        assert prefilled(pair, "10.1.2.3:80") == [0, 0], "no endpoint of ours"
+        assert pair.gateway.metric("sluice_pd_header_ignored_total") == 1
+    with Pair("nixlv2", "--pd-decider", "never", taps=True) as pair:
+        assert prefilled(pair, pair.taps[0].address) == [0, 0], "off by default"
+    with Pair("nixlv2", "--pd-decider", "never", "--pd-header-allow", "127.0.0.1:1",
+              taps=True) as pair:
+        assert prefilled(pair, pair.taps[0].address) == [0, 0], "not on the list"
+
+
+def test_both_legs_name_their_data_parallel_rank():
+    with Pair("nixlv2", taps=True, prefill=1, decode=1,
+              labels=lambda i: f"label.data-parallel-rank={3 + i}") as pair:
+        good(ask(pair), False)
+        for i, tap in enumerate(pair.taps):
+            ((head, _),) = tap.exchanges()
+            assert f"x-data-parallel-rank: {3 + i}" in head, head
+
+
+def test_a_full_prefill_pool_is_shed_beyond_its_share():
+    with Pair("nixlv2", "--pd-alone-percent", "0",
+              sim=("--inter-token-latency", "100ms", "--time-to-first-token", "1s")) as pair:
+        pair.fail("prefill", "status-503", count=1000)
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(ask(pair).status))
+                   for _ in range(12)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        shed = pair.gateway.metric("sluice_pd_alone_shed_total")
+        assert answers.count(503) == shed and answers.count(200) == 12 - shed, answers
+        assert shed >= 4, answers  # PD_ALONE_MIN may go alone at a time
+        good(ask(pair), False)
+
+
+def test_both_choices_and_both_pools_are_shown():
+    with Pair("nixlv2") as pair:
+        post(pair.port, "/v1/chat/completions", chat(LONG), headers={"x-request-id": "both"})
+        said = get(pair.gateway.admin, "/state/decisions/both").json()
+        ends = pair.sim.endpoints
+        assert said["endpoint"] in ends[2:] and said["prefill"]["endpoint"] in ends[:2], said
+        metric = pair.gateway.metric
+        assert metric("sluice_pool_ready", role="prefill") == 2
+        assert metric("sluice_pool_ready", role="decode") == 2
+        assert "sluice_pool_saturation{role=\"prefill\"}" in pair.gateway.metrics()
+        assert metric("llm_d_epp_disagg_decision_total", decision_type="prefill-decode") == 1
+        for name in ("prefill", "decode", "transfer", "hop"):
+            assert metric(f"sluice_pd_{name}_seconds_count") == 1, name
+
+
+def test_it_is_on_by_itself_with_pods_of_both_roles_only():
+    with Sim("--kv-connector", "nixlv2", "--time-scale", "50", instances=2) as sim:
+        for roles, legs in ((("prefill", "decode"), 1), (("both", "both"), 0),
+                            (("decode", "decode"), 0)):
+            with Gateway([f"{a},role={r}" for a, r in zip(sim.endpoints, roles)],
+                         "--pd-decider", "always") as gw:
+                assert post(gw.port, "/v1/chat/completions", chat(LONG)).status == 200
+                assert gw.metric("sluice_pd_requests_total") == legs, roles
+
+
+def test_a_decider_sends_short_and_cached_prompts_straight_to_decode():
+    with Pair("nixlv2", "--pd-decider", "prefix", "--pd-uncached-min", "100") as pair:
+        metric = pair.gateway.metric
+        good(post(pair.port, "/v1/chat/completions", chat("short")), False)
+        assert metric("sluice_disagg_decision_total", reason="cached") == 1
+        good(ask(pair), False)
+        assert metric("sluice_disagg_decision_total", reason="uncached") == 1
+        eventually("its blocks are known", lambda: metric("sluice_affinity_pairs") > 0)
+        for _ in range(2):  # one of both decode pods has it now
+            good(ask(pair), False)
+        assert metric("sluice_disagg_decision_total", reason="cached") == 3
+        assert metric("sluice_pd_requests_total") == 1
 
 
 def leave_at_random(port, body, seconds):

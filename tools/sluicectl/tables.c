@@ -143,6 +143,14 @@ void table_decision(json_t *d)
 		printf("; the engine reported %.0f of %.0f", number(d, "cached_tokens_reported"),
 		       number(d, "prompt_tokens_reported"));
 	printf("\n");
+	if (json_object_get(d, "prefill")) {
+		printf("\nprefill leg: ");
+		table_decision(json_object_get(d, "prefill"));
+	}
+	if (json_object_get(d, "encode")) {
+		printf("\nencode leg: ");
+		table_decision(json_object_get(d, "encode"));
+	}
 }
 
 void table_version(json_t *answer)

@@ -33,6 +33,8 @@ struct config {
 	uint64_t retries_max, retry_budget_percent;
 	char *pd, *pd_decider; /* NULL: "auto", "sluice" */
 	bool pd_fallback;
+	struct string_list pd_header_allow; /* prefill addresses an outer gateway may name */
+	uint64_t pd_alone_percent;
 	uint64_t pd_bootstrap_port; /* sglang, mooncake */
 	uint64_t pd_uncached_min;   /* tokens, of the prefix decider */
 	uint64_t pd_prefill_head_ms, pd_prefill_ms, pd_decode_head_ms, pd_decode_ms;

@@ -242,6 +242,11 @@ COUNTER(PD_RELEASED, "pd_releases_total", "result=\"done\"",
 	"Blocks given up for clients that left, by a decode of one token")
 COUNTER(PD_RELEASE_FAILED, "pd_releases_total", "result=\"failed\"",
 	"Blocks given up for clients that left, by a decode of one token")
+COUNTER(PD_ALONE_SHED, "pd_alone_shed_total", "",
+	"Requests refused: no prefill, and --pd-alone-percent of the others went without one "
+	"already")
+COUNTER(PD_HEADER_IGNORED, "pd_header_ignored_total", "",
+	"x-prefiller-host-port that named no allowed endpoint")
 COUNTER(PD_STRANDED, "pd_stranded_total", "",
 	"Prefills whose blocks the decode engine may not have pulled: theirs to time out")
 HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "",

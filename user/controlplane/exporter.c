@@ -244,6 +244,7 @@ static void llm_d_write(FILE *f, const struct config *cfg, const struct endpoint
 	llm_d_sums_write(f);
 	metric_histogram_write(f, H_PICK, "llm_d_epp_", "scheduler_e2e_duration_seconds",
 			       "One scheduling decision");
+	disagg_metrics_write(f);
 	head_write(f, "llm_d_epp_", "info", "gauge", "Build of the endpoint picker");
 	fprintf(f, "llm_d_epp_info{build_ref=\"sluice-%s\"} 1\n", SLUICE_VERSION);
 }
@@ -303,6 +304,7 @@ void exporter_write(FILE *f, const struct config *cfg, const struct endpoint_sna
 		states_write(f, cfg, snap, now_ns);
 		for (unsigned int i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)
 			gauge_write(f, cfg, snap, (enum gauge_id)i, now_ns);
+		pool_metrics_write(f, cfg, snap, now_ns);
 	}
 	process_write(f);
 	model_metrics_write(f, cfg->llm_d_metrics);

@@ -110,6 +110,9 @@ ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uin
 	if (ep->label_count && endpoint_label(ep, PD_RANK_LABEL))
 		put_field(&w, SPAN("x-data-parallel-rank"),
 			  span_of_str(endpoint_label(ep, PD_RANK_LABEL)));
+	if (disagg_prefiller(req))
+		put_field(&w, SPAN("x-prefiller-host-port"),
+			  span_of_str(disagg_prefiller(req)->address));
 	put_forwarded_for(&w, req);
 	if (body_bytes != HEAD_NO_LENGTH) {
 		put_number(&w, SPAN("content-length"), body_bytes);

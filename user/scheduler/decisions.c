@@ -182,7 +182,13 @@ static struct decision *newer_of(struct decision *a, struct decision *b)
 	return a;
 }
 
-static struct decision *ring_find(struct decision_ring *r, uint64_t id_hash)
+static bool helps(uint16_t role)
+{
+	return role == SLUICE_ROLE_PREFILL || role == SLUICE_ROLE_ENCODE;
+}
+
+/* role 0: of the leg that answers. */
+static struct decision *ring_find(struct decision_ring *r, uint64_t id_hash, uint16_t role)
 {
 	uint64_t written = atomic_load_explicit(&r->written, memory_order_acquire);
 	uint64_t count = written < r->entry_count ? written : r->entry_count;
@@ -194,7 +200,7 @@ static struct decision *ring_find(struct decision_ring *r, uint64_t id_hash)
 		if (atomic_load_explicit(&e->id_hash, memory_order_relaxed) != id_hash)
 			continue;
 		d = ring_copy(r, written - i);
-		if (d && d->id_hash == id_hash)
+		if (d && d->id_hash == id_hash && (helps(d->role) ? d->role : 0) == role)
 			return d;
 		free(d);
 	}
@@ -203,6 +209,11 @@ static struct decision *ring_find(struct decision_ring *r, uint64_t id_hash)
 
 struct decision *decisions_find(struct decisions *set, struct span request_id)
 {
+	return decisions_find_leg(set, request_id, 0);
+}
+
+struct decision *decisions_find_leg(struct decisions *set, struct span request_id, uint16_t role)
+{
 	size_t len =
 		request_id.len < DECISION_ID_BYTES - 1 ? request_id.len : DECISION_ID_BYTES - 1;
 	uint64_t id_hash = XXH3_64bits(request_id.ptr, len);
@@ -210,7 +221,7 @@ struct decision *decisions_find(struct decisions *set, struct span request_id)
 
 	for (unsigned int i = 0; i < set->workers; i++)
 		if (set->rings[i].entry_count)
-			found = newer_of(found, ring_find(&set->rings[i], id_hash));
+			found = newer_of(found, ring_find(&set->rings[i], id_hash, role));
 	return found;
 }
 

@@ -43,7 +43,8 @@ struct decision {
 	uint16_t candidate_count, scorer_count, excluded_count;
 	uint32_t hit_blocks, total_blocks, block_bytes;
 	uint32_t prompt_tokens, cached_tokens_expected;
-	uint32_t profile; /* number */
+	uint16_t profile; /* number */
+	uint16_t role;	  /* SLUICE_ROLE_* that the leg needed, 0 none */
 	/* as struct decision_outcome; done is 0 until the request has ended */
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
@@ -79,13 +80,15 @@ uint64_t decisions_put(struct decisions *set, unsigned int worker, struct decisi
 void decisions_finish(struct decisions *set, unsigned int worker, uint64_t id,
 		      const struct decision_outcome *outcome);
 
-/* The newest decision for the request id, as a malloc()ed copy, or NULL. Any thread. */
+/* The newest decision for the request id, as a malloc()ed copy, or NULL: of the leg that answers
+ * the client, or of one that helps it (SLUICE_ROLE_PREFILL, _ENCODE). Any thread. */
 struct decision *decisions_find(struct decisions *set, struct span request_id);
+struct decision *decisions_find_leg(struct decisions *set, struct span request_id, uint16_t role);
 /* The newest ones, at most max, newest first; each to free(). Returns how many. Any thread. */
 unsigned int decisions_recent(struct decisions *set, struct decision **ret, unsigned int max);
 
 /* One JSON object, no newline. snap names the candidates; may be NULL. Never on a worker. */
-void decision_write_json(FILE *f, const struct decisions *set, const struct decision *d,
+void decision_write_json(FILE *f, struct decisions *set, const struct decision *d,
 			 const struct endpoint_snapshot *snap);
 /* One sentence: why this pod. Never on a worker. */
 void decision_explain(FILE *f, const struct decisions *set, const struct decision *d);

@@ -119,7 +119,24 @@ static void write_outcome(FILE *f, const struct decision *d)
 		fprintf(f, ",\"itl_us\":%u", d->itl_us);
 }
 
-void decision_write_json(FILE *f, const struct decisions *set, const struct decision *d,
+/* The choice of the pod that computed this request's prompt, beside the one that answered. */
+static void write_helper(FILE *f, struct decisions *set, const struct decision *d,
+			 const struct endpoint_snapshot *snap, uint16_t role, const char *name)
+{
+	struct decision *helper = NULL;
+
+	if (d->role != SLUICE_ROLE_PREFILL && d->role != SLUICE_ROLE_ENCODE)
+		helper = decisions_find_leg(
+			set, span_of(d->request_id, strnlen(d->request_id, DECISION_ID_BYTES)),
+			role);
+	if (!helper)
+		return;
+	fprintf(f, ",\"%s\":", name);
+	decision_write_json(f, set, helper, snap);
+	free(helper);
+}
+
+void decision_write_json(FILE *f, struct decisions *set, const struct decision *d,
 			 const struct endpoint_snapshot *snap)
 {
 	const struct decision_profile *p = profile_of(set, d);
@@ -153,6 +170,8 @@ void decision_write_json(FILE *f, const struct decisions *set, const struct deci
 		fclose(text);
 	}
 	put_string(f, why ? why : "", why_bytes);
-	fputs("}", f);
 	free(why);
+	write_helper(f, set, d, snap, SLUICE_ROLE_PREFILL, "prefill");
+	write_helper(f, set, d, snap, SLUICE_ROLE_ENCODE, "encode");
+	fputs("}", f);
 }

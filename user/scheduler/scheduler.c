@@ -434,7 +434,8 @@ static uint64_t note_decision(struct sched_worker *w, const struct sched_view *v
 	d->wall_ns = clock_wall_ns();
 	d->chosen = (uint16_t)chosen;
 	d->candidate_count = (uint16_t)view->count;
-	d->profile = pick->profile;
+	d->profile = (uint16_t)pick->profile;
+	d->role = req->role;
 	d->scorer_count = (uint16_t)profile->scorer_count;
 	if (d->scorer_count > DECISION_SCORERS_MAX)
 		d->scorer_count = DECISION_SCORERS_MAX;

@@ -16,6 +16,7 @@ struct disagg;
 enum pd_order {
 	PD_PREFILL_FIRST, /* the decode leg waits for the prefill's answer */
 	PD_AT_ONCE,	  /* both start together and meet by a number */
+	PD_HEADER_ONLY,	  /* the decode pod's own sidecar runs the prefill leg: it is told where */
 	PD_DECODE_FIRST,  /* the decode pod is asked first, a prefill follows if it says so */
 };
 
@@ -45,7 +46,7 @@ struct pd_connector {
 };
 
 extern const struct pd_connector pd_nixlv2, pd_sglang, pd_mooncake, pd_offloading,
-	pd_shared_storage, pd_moriio;
+	pd_shared_storage, pd_moriio, pd_sidecar;
 
 /* By the name --pd takes, or NULL. */
 const struct pd_connector *pd_connector_find(const char *name);

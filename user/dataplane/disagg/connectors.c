@@ -10,7 +10,8 @@
 #include "dataplane/disagg/disagg.h"
 
 static const struct pd_connector *const connectors[] = {
-	&pd_nixlv2, &pd_sglang, &pd_mooncake, &pd_offloading, &pd_moriio, &pd_shared_storage,
+	&pd_nixlv2, &pd_sglang,		&pd_mooncake, &pd_offloading,
+	&pd_moriio, &pd_shared_storage, &pd_sidecar,
 };
 
 const struct pd_connector *pd_connector_find(const char *name)
@@ -20,6 +21,9 @@ const struct pd_connector *pd_connector_find(const char *name)
 			return connectors[i];
 	return NULL;
 }
+
+/* Behind llm-d's sidecars: one leg, with x-prefiller-host-port. */
+const struct pd_connector pd_sidecar = {.name = "sidecar", .order = PD_HEADER_ONLY};
 
 static struct body_edit *edit_new(struct edits *e, enum body_edit_kind kind,
 				  enum openai_member member, const char *name)

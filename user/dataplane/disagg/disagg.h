@@ -31,6 +31,7 @@ enum pd_phase {
 	PD_PREFILL,
 	PD_PROBE, /* the decode pod is asked first, with a threshold */
 	PD_DECODE,
+	PD_TOLD,    /* the decode pod's sidecar does the rest */
 	PD_ALONE,   /* the decode pod does it all */
 	PD_AGAIN,   /* the decode leg failed: another pair is due */
 	PD_LEAVING, /* no client any more: the prefill was told */
@@ -62,7 +63,8 @@ struct disagg {
 	struct body_view prefill_body, decode_body;
 
 	struct sched_pick prefill;
-	bool prefill_picked;
+	bool prefill_picked, alone_counted;
+	const struct endpoint *asked; /* by x-prefiller-host-port; only to be compared */
 	uint16_t tried[PD_PREFILL_TRIES + 1], tried_count;
 	uint8_t tries;
 	uint16_t prefill_slot;
@@ -122,6 +124,8 @@ bool disagg_probing(const struct request *req);
 void disagg_prefill_due(struct request *req);
 /* Is the decode leg beyond its deadline? (whole: after its first byte went to the client) */
 bool disagg_decode_late(const struct request *req, uint64_t now_ns);
+/* The prefill pod that the decode pod's sidecar is told, or NULL. */
+const struct endpoint *disagg_prefiller(const struct request *req);
 /* The request ends or is dropped: its legs are cut, blocks held for it are released. */
 void disagg_end(struct request *req);
 

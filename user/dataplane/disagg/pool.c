@@ -23,7 +23,7 @@ int disagg_check(const struct config *cfg, char *error, size_t size)
 	if (strcmp(name, "off") && strcmp(name, "auto") && !pd_connector_find(name)) {
 		snprintf(error, size,
 			 "--pd %.40s: known are auto, off, nixlv2, sglang, mooncake, offloading, "
-			 "shared-storage, moriio",
+			 "shared-storage, moriio, sidecar",
 			 name);
 		return -EINVAL;
 	}

@@ -14,6 +14,7 @@ struct disagg_pool {
 	const struct pd_connector *connector; /* NULL: off */
 	bool automatic;			      /* only while there are pods of both roles */
 	struct pd_decider decider;
+	uint32_t alone; /* requests that a decode pod does alone for want of another */
 	struct disagg *items, *free;
 	uint32_t fresh, count;
 
