@@ -150,6 +150,7 @@ static void apply(struct kv_listener *l, struct hearing *h, uint64_t seq, struct
 	kv_events_decode(l->decoder, payload.ptr, payload.len, kv_apply, &h->applier);
 	refusals_tell(l);
 	kv_stream_applied(&h->order, seq, ts_of(payload));
+	l->shared->next[h->ep->slot] = h->order.next;
 }
 
 /* Nothing that this endpoint was known to hold counts; a new beginning. */
@@ -159,6 +160,7 @@ static void forget(struct kv_listener *l, struct hearing *h, const char *why)
 	metric_inc(M_KV_FORGOTTEN);
 	kv_index_bind(l->shared->index, h->ep->slot, h->ep->generation);
 	kv_stream_reset(&h->order);
+	l->shared->next[h->ep->slot] = 0;
 	h->replayed = false;
 }
 

@@ -39,6 +39,7 @@ struct kv_shared {
 	pthread_mutex_t lock;
 	uint64_t version; /* of known */
 	struct kv_known known[ENDPOINTS_MAX];
+	_Atomic uint64_t next[ENDPOINTS_MAX]; /* by slot: the message expected, for metrics */
 };
 
 /* The model, with a tokenizer, that an endpoint of the snapshot serves; NULL: none. */
