@@ -244,7 +244,6 @@ static void llm_d_write(FILE *f, const struct config *cfg, const struct endpoint
 	llm_d_sums_write(f);
 	metric_histogram_write(f, H_PICK, "llm_d_epp_", "scheduler_e2e_duration_seconds",
 			       "One scheduling decision");
-	disagg_metrics_write(f);
 	head_write(f, "llm_d_epp_", "info", "gauge", "Build of the endpoint picker");
 	fprintf(f, "llm_d_epp_info{build_ref=\"sluice-%s\"} 1\n", SLUICE_VERSION);
 }

@@ -18,9 +18,8 @@ void exporter_write(FILE *f, const struct config *cfg, const struct endpoint_sna
 const char *endpoint_state_name(const struct endpoint *ep);
 /* True if the engine's figures are fresh at now_ns. */
 bool endpoint_load_is_fresh(const struct config *cfg, const struct endpoint *ep, uint64_t now_ns);
-/* pool_metrics.c: load by role; decisions of disaggregation under llm-d's name. */
+/* pool_metrics.c: load by role. */
 void pool_metrics_write(FILE *f, const struct config *cfg, const struct endpoint_snapshot *snap,
 			uint64_t now_ns);
-void disagg_metrics_write(FILE *f);
 
 #endif

@@ -8,7 +8,6 @@
 
 #include "base/health.h"
 #include "base/load.h"
-#include "base/metrics.h"
 
 #define WAITING_FULL 5.0
 #define KV_FULL	     0.8
@@ -71,22 +70,4 @@ void pool_metrics_write(FILE *f, const struct config *cfg, const struct endpoint
 				v[m]);
 		}
 	}
-}
-
-void disagg_metrics_write(FILE *f)
-{
-	unsigned long long both =
-		metric_total(M_PD_DECISION_ALWAYS) + metric_total(M_PD_DECISION_UNCACHED) +
-		metric_total(M_PD_DECISION_MEDIA) + metric_total(M_PD_DECISION_GAIN);
-	unsigned long long alone =
-		metric_total(M_PD_DECISION_NEVER) + metric_total(M_PD_DECISION_CACHED) +
-		metric_total(M_PD_DECISION_SHORT) + metric_total(M_PD_DECISION_NO_MEDIA) +
-		metric_total(M_PD_DECISION_NO_GAIN) + metric_total(M_PD_DECISION_NO_PREFILL);
-
-	fprintf(f,
-		"# HELP llm_d_epp_disagg_decision_total Disaggregation decisions\n"
-		"# TYPE llm_d_epp_disagg_decision_total counter\n"
-		"llm_d_epp_disagg_decision_total{decision_type=\"prefill-decode\"} %llu\n"
-		"llm_d_epp_disagg_decision_total{decision_type=\"decode-only\"} %llu\n",
-		both, alone);
 }
