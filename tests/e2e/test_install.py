@@ -124,4 +124,23 @@ def test_help_and_version_answer_and_a_wrong_usage_exits_2():
             assert done.returncode == 2 and tool in done.stderr and not done.stdout, (tool, done)
 
 
+def test_the_readme_names_what_exists():
+    text = open(os.path.join(ROOT, "README.md")).read()
+    for path in re.findall(r"\]\(([^)#]+)\)", text):
+        assert os.path.exists(os.path.join(ROOT, path)), path
+    for target in set(re.findall(r"`make ([a-z]+)", text)):
+        done = run("make", "-n", target, "SECONDS=1")
+        assert "No rule to make target" not in done.stderr, target
+    known = {tool: run(os.path.join(BIN, tool), "--help").stdout for tool in TOOLS}
+    everything = "".join(known.values())
+    for flag in set(re.findall(r"[ `(](--[a-z][a-z0-9-]+)", text)):
+        if flag in ("--enable-prefix-caching", "--enable-prompt-tokens-details"):  # vLLM's
+            continue
+        assert re.search(rf"--(\[no-\])?{flag.removeprefix('--').removeprefix('no-')}\b",
+                         everything), flag
+    for command in re.search(r"`sluicectl (endpoints [^`]*)`", text)[1].split("|"):
+        name = command.split()[0]
+        assert f"\n  {name}" in known["sluicectl"], name
+
+
 main(globals())
