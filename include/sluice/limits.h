@@ -8,13 +8,13 @@
 #define SLUICE_LIMITS_H
 
 /* HTTP from clients. */
-#define HEAD_BYTES_MAX	     (64 * 1024) /* 431, close; http_refused_total{reason="head-too-large"} */
-#define HEAD_FIELDS_MAX	     128	 /* 431, close; {reason="too-many-fields"} */
-#define TARGET_BYTES_MAX     (8 * 1024)	 /* 414, close; {reason="target-too-long"} */
-#define BODY_BYTES_MAX	     (64L << 20) /* 413, close; {reason="body-too-large"} */
+#define HEAD_BYTES_MAX	     (64 * 1024) /* 431, close; http_refused_total{reason="head-bytes"} */
+#define HEAD_FIELDS_MAX	     128	 /* 431, close; {reason="head-fields"} */
+#define TARGET_BYTES_MAX     (8 * 1024)	 /* 414, close; {reason="target-bytes"} */
+#define BODY_BYTES_MAX	     (64L << 20) /* 413, close; {reason="body-bytes"} */
 #define HEAD_TIMEOUT_MS	     10000	 /* 408, close; {reason="head-timeout"} */
 #define BODY_GRACE_MS	     10000	 /* after it, less than BODY_RATE_MIN: 408, close */
-#define BODY_RATE_MIN	     1024	 /* bytes a second; {reason="body-too-slow"} */
+#define BODY_RATE_MIN	     1024	 /* bytes a second; {reason="body-slow"} */
 #define IDLE_TIMEOUT_MS	     75000	 /* close without an answer; client_idle_closed_total */
 #define CONNECTIONS_MAX	     16384	 /* per worker: accepting pauses; accept_paused_total */
 #define BUFFERED_BYTES_MAX   (1L << 30)	 /* bodies wait unread; body_budget_waits_total */
@@ -23,9 +23,9 @@
 #define TRAILER_BYTES_MAX    (16 * 1024) /* all trailers together: 431, close */
 
 /* The JSON of a request. */
-#define JSON_DEPTH_MAX	     256  /* 400; json_refused_total{reason="depth"} */
+#define JSON_DEPTH_MAX	     256  /* 400; json_refused_total */
 #define PROMPT_SPANS_MAX     4096 /* the rest of the prompt is one span; prompt_spans_merged_total */
-#define MODEL_NAME_BYTES_MAX 256  /* 400; json_refused_total{reason="field"} */
+#define MODEL_NAME_BYTES_MAX 256  /* 400; json_refused_total */
 #define EDITS_MAX	     16	  /* edits to one body; our own code keeps below it (assertion) */
 
 /* Endpoints. */

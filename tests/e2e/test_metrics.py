@@ -108,19 +108,19 @@ def test_figures_by_model_are_those_of_the_traffic():
     assert 'model_name="nope"' not in PAGE, "what a client writes is no label"
 
 
-def test_counters_named_in_the_manual_of_limits_exist():
-    text = open(os.path.join(ROOT, "tools/man/sluice-limits.7")).read().replace("\\-", "-")
-    text = text[text.index(".SH HTTP"):]
-    served = PAGE
-    missing = []
-    for name, reason in re.findall(r'\b([a-z_]+_total)(?:\{reason="([a-z0-9-]+)"\})?', text):
-        want = f'sluice_{name}{{reason="{reason}"}}' if reason else f"sluice_{name}"
-        if not re.search(rf"^{re.escape(want)}[ {{]", served, re.M):
-            missing.append(want)
-    for reason in re.findall(r';? ?\{reason="([a-z0-9-]+)"\}', text):
-        if f'reason="{reason}"' not in served:
-            missing.append(reason)
-    assert not missing, sorted(set(missing))
+def test_counters_named_in_the_manual_of_limits_and_in_limits_h_exist():
+    manual = open(os.path.join(ROOT, "tools/man/sluice-limits.7")).read().replace("\\-", "-")
+    header = open(os.path.join(ROOT, "include/sluice/limits.h")).read()
+    missing = set()
+    for text in (manual[manual.index(".SH HTTP"):], header):
+        for name, reason in re.findall(r'\b([a-z_]+_total)(?:\{reason="([a-z0-9-]+)"\})?', text):
+            want = f'sluice_{name}{{reason="{reason}"}}' if reason else f"sluice_{name}"
+            if not re.search(rf"^{re.escape(want)}[ {{]", PAGE, re.M):
+                missing.add(want)
+        for reason in re.findall(r';? \{reason="([a-z0-9-]+)"\}', text):
+            if f'reason="{reason}"' not in PAGE:
+                missing.add(reason)
+    assert not missing, sorted(missing)
 
 
 main(globals())
