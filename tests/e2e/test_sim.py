@@ -5,9 +5,10 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 
-from harness import ROOT, Gateway, Sim, call, chat, eventually, get, main, post
+from harness import BIN, ROOT, Gateway, Sim, call, chat, eventually, get, main, post
 
 DATA = os.path.join(ROOT, "tests/data/vllm")
 CHAT = "/v1/chat/completions"
@@ -263,6 +264,27 @@ def test_instances_and_ranks_are_engines_on_consecutive_ports():
                              call(p, "GET", "/version"))
             assert got.headers["x-inference-port"] == str(port)
             assert got.headers["x-inference-pod"] == f"sim-{port}"
+
+
+def test_every_flag_of_llm_d_inference_sim_that_we_promise_is_there():
+    names = """port model served-model-name lora-modules max-loras max-num-seqs max-model-len
+        max-waiting-queue-length mode seed latency-calculator time-to-first-token
+        time-to-first-token-std-dev inter-token-latency inter-token-latency-std-dev prefill-overhead
+        prefill-time-per-token prefill-time-per-token-std-dev kv-cache-transfer-latency
+        kv-cache-transfer-latency-std-dev kv-cache-transfer-time-per-token time-factor-under-load
+        enable-kvcache kv-cache-size block-size zmq-endpoint event-batch-size
+        use-vllm-map-event-format kv-events-replay-endpoint failure-injection-rate failure-types
+        data-parallel-size fake-metrics""".split()
+    out = subprocess.run([os.path.join(BIN, "sluice-sim"), "--help"], capture_output=True,
+                         text=True).stdout
+    missing = [n for n in names if not re.search(rf"^  --(\[no-\])?{n} ", out, re.M)]
+    assert not missing, missing
+    # As llm-d's scheduler benchmark calls it.
+    with Sim("--max-num-seqs", "256", "--max-waiting-queue-length", "2048",
+             "--inter-token-latency", "1ms", "--prefill-time-per-token", "4us",
+             "--prefill-overhead", "5ms", "--enable-kvcache", "--kv-cache-size", "10000000",
+             "--block-size", "16", instances=2) as sim:
+        assert post(sim.ports[0], CHAT, chat()).status == 200
 
 
 def test_thousands_of_streams_run_in_one_process():

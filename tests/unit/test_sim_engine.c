@@ -232,7 +232,7 @@ static void samples_stay_near_their_mean_and_a_seed_repeats_them(void **state)
 
 	(void)state;
 	for (int i = 0; i < 200; i++) {
-		first[i] = sample(&engine, 100, 1000); /* 30 at most */
+		first[i] = engine_sample(&engine, 100, 1000); /* 30 at most */
 		sum += first[i];
 		low = fmin(low, first[i]);
 		high = fmax(high, first[i]);
@@ -241,8 +241,8 @@ static void samples_stay_near_their_mean_and_a_seed_repeats_them(void **state)
 	assert_true(sum / 200 > 90 && sum / 200 < 110);
 	engine_init(&other, &opt, token_seen);
 	for (int i = 0; i < 200; i++)
-		assert_near(sample(&other, 100, 1000), first[i]);
-	assert_near(sample(&other, 100, 0), 100);
+		assert_near(engine_sample(&other, 100, 1000), first[i]);
+	assert_near(engine_sample(&other, 100, 0), 100);
 	engine_fini(&other);
 }
 

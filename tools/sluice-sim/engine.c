@@ -80,7 +80,7 @@ static double uniform(struct engine *e)
 }
 
 /* Normal about the mean; as llm-d-inference-sim has it: sd at most 30 %, samples within 70 %. */
-static double sample(struct engine *e, double mean, double sd)
+double engine_sample(struct engine *e, double mean, double sd)
 {
 	double v;
 
@@ -107,12 +107,13 @@ static double first_token_ms(struct engine *e, const struct seq *s)
 	const struct sim_options *o = e->opt;
 
 	if (s->remote)
-		return slowed(e, sample(e, o->itl_ms, o->itl_sd_ms));
+		return slowed(e, engine_sample(e, o->itl_ms, o->itl_sd_ms));
 	if (o->ttft_ms > 0)
-		return slowed(e, sample(e, o->ttft_ms, o->ttft_sd_ms));
-	return slowed(e, o->prefill_overhead_ms + (s->prompt_tokens - s->cached_tokens) *
-							  sample(e, o->prefill_ms_per_token,
-								 o->prefill_sd_ms_per_token));
+		return slowed(e, engine_sample(e, o->ttft_ms, o->ttft_sd_ms));
+	return slowed(e,
+		      o->prefill_overhead_ms + (s->prompt_tokens - s->cached_tokens) *
+						       engine_sample(e, o->prefill_ms_per_token,
+								     o->prefill_sd_ms_per_token));
 }
 
 /* May its adapter run beside those that do? */
@@ -319,7 +320,7 @@ static double constant_run(struct engine *e, double now_ms)
 	for (struct seq *s = e->running; s; s = next) {
 		next = s->next;
 		while (s->state != SEQ_DONE && s->due_ms <= now_ms) {
-			s->due_ms += slowed(e, sample(e, e->opt->itl_ms, e->opt->itl_sd_ms));
+			s->due_ms += slowed(e, engine_sample(e, e->opt->itl_ms, e->opt->itl_sd_ms));
 			if (s->made + 1 >= s->max_tokens) {
 				token_made(e, s);
 				break;

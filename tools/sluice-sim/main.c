@@ -94,6 +94,8 @@ static const struct flag rows[] = {
 	 "shared-storage, moriio"},
 	{"kv-cache-transfer-latency", "TIME", FLAG_MILLIS, &opt.kv_transfer_ms,
 	 "of blocks from another engine"},
+	{"kv-cache-transfer-latency-std-dev", "TIME", FLAG_MILLIS, &opt.kv_transfer_sd_ms,
+	 "of it, at most 30 %"},
 	{"kv-cache-transfer-time-per-token", "TIME", FLAG_MILLIS, &opt.kv_transfer_ms_per_token,
 	 "more for each token of them"},
 	{"tokenizer", "FILE", FLAG_TEXT, &opt.tokenizer,

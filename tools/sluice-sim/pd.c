@@ -265,10 +265,11 @@ enum pd_verdict pd_prefills(struct conn *c, struct seq *s, const char *key)
 
 static void transfer_begin(struct conn *c)
 {
-	c->pd->due_ms =
-		server_now_ms() + (options->kv_transfer_ms +
-				   options->kv_transfer_ms_per_token * c->pd->prompt_tokens) /
-					  options->time_scale;
+	double ms = engine_sample(&c->inst->engine, options->kv_transfer_ms,
+				  options->kv_transfer_sd_ms) +
+		    options->kv_transfer_ms_per_token * c->pd->prompt_tokens;
+
+	c->pd->due_ms = server_now_ms() + ms / options->time_scale;
 }
 
 static enum pd_verdict decode_waits(struct conn *c, struct seq *s, struct pd_hold *h,

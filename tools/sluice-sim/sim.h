@@ -32,7 +32,7 @@ struct sim_options {
 	double ttft_sd_ms, itl_sd_ms, prefill_sd_ms_per_token, time_factor;
 	struct sim_fake fake;
 	char *kv_connector; /* prefill and decode apart */
-	double kv_transfer_ms, kv_transfer_ms_per_token;
+	double kv_transfer_ms, kv_transfer_sd_ms, kv_transfer_ms_per_token;
 	char *tokenizer, *zmq_endpoint, *replay_endpoint; /* real tokens; KV events */
 	unsigned int event_batch, event_hwm;
 	bool map_events, hide_sources;
@@ -104,6 +104,8 @@ bool engine_full(const struct engine *e);
 int engine_submit(struct engine *e, struct seq *seq, double now_ms);
 /* The client left: the sequence is out at once. */
 void engine_cancel(struct engine *e, struct seq *seq);
+/* A duration about its mean, within 70 % of it; sd counts as 30 % of the mean at most. */
+double engine_sample(struct engine *e, double mean, double sd);
 /* Runs what is due; returns ms until the next step, or -1 when idle. */
 double engine_run(struct engine *e, double now_ms);
 
