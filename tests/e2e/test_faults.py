@@ -3,15 +3,25 @@
 import concurrent.futures
 import json
 import re
+import signal
 import socket
+import threading
 
 import replay
-from harness import Gateway, chat, eventually, free_port, get, main, post, raw
+from harness import Gateway, Sim, chat, eventually, free_port, get, main, post, raw
 from replay import Replay, fixture, payload, split_head
 
 PATH = "/v1/chat/completions"
 WANT = payload(fixture("chat"))[0]
 WANT_STREAM = payload(fixture("chat_stream_usage"))[0]
+
+
+def hang_whole(conn, request):
+    """Takes the request and says nothing; the test's end frees it."""
+    try:
+        return replay.hang(conn, request)
+    except OSError:
+        return "close"
 
 
 def alone(act, *flags, body=None):
@@ -95,6 +105,68 @@ def test_an_endpoint_with_a_hundred_megabyte_head_among_eight_fails_no_request()
 
 def test_a_hung_endpoint_among_eight_fails_no_request():
     assert among_eight(replay.hang, flags=("--response-timeout", "500ms")) > 0
+
+
+def test_a_dead_a_hung_and_a_lying_endpoint_among_eight_fail_no_request():
+    kinds = (replay.garbage, replay.lying_both, replay.reset, replay.half_close,
+             replay.says(replay.status(503, "No")), replay.lying_twice)
+
+    def lies(conn, request):
+        return kinds[len(engines["lying"].inference()) % len(kinds)](conn, request)
+    engines = {"hung": Replay(otherwise=hang_whole), "lying": Replay(otherwise=lies)}
+    good = [Replay() for _ in range(5)]
+    dead = f"127.0.0.1:{free_port()}"
+    everyone = [good[0], dead, good[1], engines["hung"], good[2], engines["lying"], *good[3:]]
+    with Gateway(everyone, "--response-timeout", "500ms", "--scheduler-profile",
+                 "random-picker") as gw:
+        def one(i):
+            stream = i % 2 == 1
+            got = post(gw.port, PATH, chat(f"question {i} " * 20, stream=stream))
+            return (got.status == 200 and got.complete and
+                    got.body == (WANT_STREAM if stream else WANT), got.status, got.body[:200])
+        engines["hung"].answers[("GET", "/health")] = hang_whole
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            failed = [r for r in pool.map(one, range(200)) if not r[0]]
+        assert not failed, (len(failed), failed[:3])
+        assert engines["hung"].inference() and engines["lying"].inference()
+    for e in (*good, *engines.values()):
+        e.stop()
+
+
+def test_engines_killed_under_load_cost_only_what_had_begun():
+    """Real processes, killed with SIGKILL and started again: streams that had begun are told."""
+    sims = [Sim("--max-num-seqs", "64") for _ in range(3)]
+    with Gateway([s.endpoints[0] for s in sims], "--probe-interval", "50ms") as gw:
+        outcomes, over = [], threading.Event()
+
+        def ask(k):
+            n = 0
+            while not over.is_set():
+                n += 1
+                body = json.dumps(chat(f"{k} {n} " * 20, stream=True, max_tokens=64)).encode()
+                out = raw(gw.port, b"POST %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                          b"Content-Length: %d\r\n\r\n" % (PATH.encode(), len(body)) + body)
+                got, complete = payload(out)
+                status = int(out.split(b" ")[1])
+                whole = complete and got.endswith(b"data: [DONE]\n\n")
+                told = not complete and b'data: {"error":' in got
+                outcomes.append((status, whole, told, got[-200:]))
+        threads = [threading.Thread(target=ask, args=(k,)) for k in range(8)]
+        [t.start() for t in threads]
+        eventually("requests run", lambda: len(outcomes) > 20)
+        sims[0].stop()
+        eventually("they go on", lambda: len(outcomes) > 60)
+        sims[1].popen.send_signal(signal.SIGSTOP)  # hangs: accepts, but says nothing
+        eventually("its probe fails", lambda: gw.metric("sluice_probes_failed_total") > 3)
+        sims[1].stop()
+        before = len(outcomes)
+        eventually("they go on still", lambda: len(outcomes) > before + 40)
+        over.set()
+        [t.join(60) for t in threads]
+        bad = [o for o in outcomes if not (o[0] == 200 and (o[1] or o[2]))]
+        assert not bad, (len(bad), len(outcomes), bad[:3])
+    for s in sims:
+        s.stop()
 
 
 def test_an_endpoint_that_does_not_accept_is_left_after_the_connect_timeout():
