@@ -249,6 +249,40 @@ def test_a_client_that_leaves_in_its_body_reaches_no_engine():
     engine.stop()
 
 
+class Impatient(Replay):
+    """Answers 413 when it has seen a head, and reads no further."""
+
+    def _read(self, conn, buf):
+        while b"\r\n\r\n" not in buf:
+            got = conn.recv(4096)
+            if not got:
+                return None, b""
+            buf += got
+        head = buf.partition(b"\r\n\r\n")[0]
+        method, target, _ = head.split(b"\r\n")[0].decode().split(" ", 2)
+        if method == "POST":
+            with self.lock:
+                self.requests.append(replay.Request(method, target, head, b""))
+            conn.sendall(replay.status(413, "TooLarge", "no more of it"))
+            self.over.wait(20)
+            return None, b""
+        return replay.Request(method, target, head, b""), b""
+
+
+def test_an_answer_that_comes_before_the_body_is_sent_is_passed_on():
+    engine = Impatient()
+    engine.over = threading.Event()
+    with Gateway([engine]) as gw:
+        for i in range(8):
+            got = post(gw.port, PATH, chat("x" * 8_000_000))
+            assert got.status == 413 and b"no more of it" in got.body, (got.status, got.body[:200])
+            assert get(gw.port, "/health").status == 200
+        assert len(engine.inference()) == 8, "a connection with an unsent body was used again"
+        eventually("the bytes are given back", lambda: gw.metric("sluice_buffered_bytes") == 0)
+        engine.over.set()
+    engine.stop()
+
+
 def test_towards_engines_nothing_is_ever_half_closed():
     shut = []
 

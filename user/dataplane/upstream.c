@@ -51,13 +51,11 @@ void upstream_close(struct upstream *up)
 	up->leg = NULL;
 	timer_clear(&up->timer);
 	ring_cancel(&up->worker->ring, &up->connect_op);
-	/* A FIN would only reach an engine whose sending is stuck when its window opens. */
-	if (due && up->fd >= 0) {
-		ring_cancel(&up->worker->ring, &up->send_op);
+	/* A FIN alone would reach an engine whose sending is stuck only when its window opens. */
+	if (due && up->fd >= 0)
 		setsockopt(up->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-	}
-	if (up->fd >= 0)
-		shutdown(up->fd, due ? SHUT_RD : SHUT_RDWR);
+	if (up->fd >= 0) /* a send that is under way must not read the body any more: EPIPE */
+		shutdown(up->fd, SHUT_RDWR);
 	upstream_release_if_quiet(up);
 }
 
