@@ -237,6 +237,31 @@ def test_a_decode_that_hangs_is_left_for_another():
                 assert pair.gateway.metric("sluice_pd_leg_failures_total", leg="decode") in (0, 1)
 
 
+def test_a_prompt_of_sixty_megabytes_is_held_once():
+    size = 60 << 20
+    body = b'{"model":"tiny","max_tokens":2,"prompt":"' + b"word " * (size // 5) + b'"}'
+    for connector in ("nixlv2", "sglang"):
+        with Pair(connector, prefill=1, decode=1,
+                  sim=("--max-model-len", "100000000", "--kv-cache-size", "100000000",
+                       "--block-size", "4096", "--time-to-first-token", "20ms",
+                       "--inter-token-latency", "1ms")) as pair:
+            most, done = [0], threading.Event()
+
+            def watch():
+                while not done.is_set():
+                    most[0] = max(most[0], pair.gateway.metric("sluice_buffered_bytes"))
+            threads = [threading.Thread(target=watch)]
+            threads[0].start()
+            answer = post(pair.port, "/v1/completions", body, timeout=60)
+            done.set()
+            threads[0].join()
+            assert answer.status == 200, answer.body[:300]
+            assert pair.books("prefill")["transfers"] == 1, pair.books()
+            assert size <= most[0] < size * 1.15, most[0] / size
+            eventually("all of it is given back",
+                       lambda: pair.gateway.metric("sluice_buffered_bytes") < 1 << 20)
+
+
 def test_behind_a_sidecar_the_decode_pod_is_told_where_to_prefill():
     with Pair("nixlv2", "--pd", "sidecar", taps=True) as pair:
         answer = post(pair.port, "/v1/chat/completions", chat(LONG),
