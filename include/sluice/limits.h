@@ -62,8 +62,9 @@
 #define PD_LEAVE_MS	    1000    /* a prefill that was left may still answer so long */
 #define PD_RELEASE_MS	    30000   /* a release of blocks: given up; pd_releases_total */
 #define PD_RELEASE_SURE_MS  100	    /* a decode sent later than this has its blocks for sure */
-#define PD_ALONE_MIN	    4 /* requests that may always go without a prefill leg that failed */
-#define PD_PREFILL_TRIES    2 /* prefill pods tried for one request; then decode alone */
+#define PD_ALONE_MIN	    4  /* requests that may always go without a prefill leg that failed */
+#define PD_ENCODE_PARTS_MAX 16 /* media parts encoded apart; pd_encode_left_total */
+#define PD_PREFILL_TRIES    2  /* prefill pods tried for one request; then decode alone */
 
 /* Choosing. */
 #define PROMPT_BLOCKS_MAX  2048	       /* longer prompts match by their first blocks only */

@@ -297,6 +297,17 @@ static enum pd_verdict decode_waits(struct conn *c, struct seq *s, struct pd_hol
 	return PD_ON_ITS_WAY;
 }
 
+enum pd_verdict pd_loads_nothing(struct conn *c)
+{
+	enum pd_verdict v = failed_on_order(c, "encode");
+
+	if (failure_due(c, "encode", "no-params")) {
+		free(c->reply.ec_params);
+		c->reply.ec_params = NULL;
+	}
+	return v;
+}
+
 enum pd_verdict pd_pulls(struct conn *c, struct seq *s, struct pd_hold *h)
 {
 	return decode_waits(c, s, h, h->key);
@@ -333,8 +344,13 @@ void pd_stream_one(struct conn *c, const char *json)
 
 enum pd_verdict pd_begin(struct conn *c, const struct http1_head *head, json_t *body, struct seq *s)
 {
+	enum pd_verdict v;
+
 	(void)head;
-	return connector ? connector->begin(c, body, s) : PD_PLAIN;
+	if (!connector)
+		return PD_PLAIN;
+	v = pd_encode_begin(c, body, s);
+	return v == PD_PLAIN && !c->reply.ec_params ? connector->begin(c, body, s) : v;
 }
 
 /* Another answer than the good one, for a prefill that was computed. */
@@ -447,6 +463,8 @@ void pd_gone(struct conn *c)
 
 	free(c->reply.kv_params);
 	c->reply.kv_params = NULL;
+	free(c->reply.ec_params);
+	c->reply.ec_params = NULL;
 	if (!leg)
 		return;
 	c->inst->pd.aborted++;
@@ -547,10 +565,11 @@ void pd_report(struct conn *c)
 		 "{\"connector\":\"%s\",\"held_requests\":%u,\"held_blocks\":%u,\"oldest_ms\":%.0f,"
 		 "\"prefills\":%llu,\"decodes\":%llu,\"transfers\":%llu,\"released\":%llu,"
 		 "\"aborted\":%llu,\"refused\":%llu,\"failed\":%llu,\"injected\":%llu,"
-		 "\"queries\":%llu,\"running\":%u}",
+		 "\"queries\":%llu,\"encodes\":%llu,\"ec_used\":%llu,\"encoded_here\":%llu,"
+		 "\"running\":%u}",
 		 connector ? connector->name : "off", requests, blocks, oldest, b->prefills,
 		 b->decodes, b->transfers, b->released, b->aborted, b->refused, b->failed,
-		 b->injected, b->queries,
+		 b->injected, b->queries, b->encodes, b->ec_used, b->encoded_here,
 		 c->inst->engine.running_count + c->inst->engine.waiting_count);
 	reply_json(&c->out, 200, text, c->inst->port, true);
 }

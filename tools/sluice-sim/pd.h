@@ -83,6 +83,11 @@ void pd_report(struct conn *c);
 void pd_query(struct conn *c);
 void pd_order_failure(struct conn *c, json_t *body);
 
+/* pd_encode.c: an encode leg, or one that uses what those made. */
+enum pd_verdict pd_encode_begin(struct conn *c, json_t *body, struct seq *s);
+/* PD_PLAIN, or what an encode leg meets on order. */
+enum pd_verdict pd_loads_nothing(struct conn *c);
+
 /* For connectors. */
 /* 500, or 200 and an error as the first event: what an engine does once a request is admitted. */
 enum pd_verdict pd_fail(struct conn *c, const char *why);

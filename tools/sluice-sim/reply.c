@@ -457,20 +457,20 @@ static void whole_generate(struct out *b, const struct reply *r)
 }
 
 /* The parameters take the place of the null, or stand at the end where there is none. */
-static void kv_params_put(struct out *body, const char *params)
+static void params_put(struct out *body, const char *name, const char *params)
 {
-	static const char null[] = "\"kv_transfer_params\":null";
-	char *at = memmem(body->data, body->len, null, sizeof(null) - 1);
+	char null[64];
+	size_t n = (size_t)snprintf(null, sizeof(null), "\"%s\":null", name), rest = 1;
+	char *at = memmem(body->data, body->len, null, n);
 	struct out to = {0};
-	size_t rest = 1;
 
 	if (at) {
-		at += sizeof(null) - 5; /* before the null */
+		at += n - 4; /* before the null */
 		rest = body->len - (size_t)(at - body->data) - 4;
 		out_add(&to, body->data, (size_t)(at - body->data));
 	} else {
 		out_add(&to, body->data, body->len - 1);
-		out_printf(&to, ",\"kv_transfer_params\":");
+		out_printf(&to, ",\"%s\":", name);
 	}
 	out_add(&to, params, strlen(params));
 	out_add(&to, body->data + body->len - rest, rest);
@@ -501,7 +501,9 @@ void reply_whole(struct out *o, const struct reply *r)
 		response_object(&body, r, true);
 	}
 	if (r->kv_params)
-		kv_params_put(&body, r->kv_params);
+		params_put(&body, "kv_transfer_params", r->kv_params);
+	if (r->ec_params)
+		params_put(&body, "ec_transfer_params", r->ec_params);
 	out_add(&body, "", 1);
 	reply_json(o, 200, body.data, r->port, true);
 	free(body.data);

@@ -21,6 +21,7 @@ struct reply {
 	bool stream, usage, details; /* details: cached_tokens in usage */
 	const char *id, *model;
 	char *kv_params; /* of a prefill's answer; NULL: null */
+	char *ec_params; /* of an encode leg's */
 	uint64_t prompt_hash;
 	char *echo; /* --mode echo: the text that is answered; NULL: words of the hash */
 	size_t echo_len;

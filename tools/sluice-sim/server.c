@@ -76,7 +76,8 @@ static void token_made(struct seq *s)
 		reply_whole(&c->out, &c->reply);
 	if (last) {
 		free(c->reply.kv_params);
-		c->reply.kv_params = NULL;
+		free(c->reply.ec_params);
+		c->reply.kv_params = c->reply.ec_params = NULL;
 		free(c->echo);
 		c->echo = c->reply.echo = NULL;
 		c->seq = NULL;

@@ -16,7 +16,7 @@ struct pd_failure {
 /* Prefill and decode apart: what this engine counts. */
 struct pd_books {
 	unsigned long long prefills, decodes, transfers, released, aborted, refused, failed,
-		injected, queries;
+		injected, queries, encodes, ec_used, encoded_here;
 	unsigned int next_id;
 	struct pd_failure failure;
 };

@@ -209,6 +209,26 @@ COUNTER(PD_DECODE_TRANSFER, "pd_leg_failures_total", "leg=\"decode\",cause=\"tra
 	"Legs of disaggregated requests that failed, by cause")
 COUNTER(PD_DECODE_NO_POD, "pd_leg_failures_total", "leg=\"decode\",cause=\"no-pod\"",
 	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_REFUSED, "pd_leg_failures_total", "leg=\"encode\",cause=\"refused\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_RESET, "pd_leg_failures_total", "leg=\"encode\",cause=\"reset\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_TIMEOUT, "pd_leg_failures_total", "leg=\"encode\",cause=\"timeout\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_STATUS, "pd_leg_failures_total", "leg=\"encode\",cause=\"status\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_NO_PARAMS, "pd_leg_failures_total", "leg=\"encode\",cause=\"no-params\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_TOO_LARGE, "pd_leg_failures_total", "leg=\"encode\",cause=\"too-large\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_MALFORMED, "pd_leg_failures_total", "leg=\"encode\",cause=\"malformed\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_NO_MEMORY, "pd_leg_failures_total", "leg=\"encode\",cause=\"no-memory\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_TRANSFER, "pd_leg_failures_total", "leg=\"encode\",cause=\"transfer\"",
+	"Legs of disaggregated requests that failed, by cause")
+COUNTER(PD_ENCODE_NO_POD, "pd_leg_failures_total", "leg=\"encode\",cause=\"no-pod\"",
+	"Legs of disaggregated requests that failed, by cause")
 COUNTER(PD_ALONE_REFUSED, "pd_fallbacks_total", "to=\"decode-only\",cause=\"refused\"",
 	"Disaggregated requests that went another way, by cause of the last failure")
 COUNTER(PD_ALONE_RESET, "pd_fallbacks_total", "to=\"decode-only\",cause=\"reset\"",
@@ -249,6 +269,9 @@ COUNTER(PD_HEADER_IGNORED, "pd_header_ignored_total", "",
 	"x-prefiller-host-port that named no allowed endpoint")
 COUNTER(PD_STRANDED, "pd_stranded_total", "",
 	"Prefills whose blocks the decode engine may not have pulled: theirs to time out")
+COUNTER(PD_ENCODE_LEFT, "pd_encode_left_total", "",
+	"Media parts beyond PD_ENCODE_PARTS_MAX, left to the next leg")
+HISTOGRAM(PD_ENCODE, "pd_encode_seconds", "", "Encode legs, from their start to the whole answer")
 HISTOGRAM(PD_PREFILL, "pd_prefill_seconds", "",
 	  "Prefill legs, from their start to the whole answer")
 HISTOGRAM(PD_DECODE, "pd_decode_seconds", "", "Decode legs, from their start to their end")

@@ -66,6 +66,8 @@ void edit_strip(struct edits *e);
  * request has them.
  */
 void edit_one_token(const struct disagg *pd, struct edits *e);
+/* ec_transfer_params, as the encode stage merged them. */
+void edit_encoded(const struct disagg *pd, struct edits *e);
 /* The marked member kv_transfer_params as the prefill answered it, byte for byte. more: members to
  * stand before the others, each with its comma, or "". */
 void edit_params_answered(const struct disagg *pd, struct edits *e, const char *more);

@@ -100,6 +100,14 @@ static struct span made_of(struct edits *e, const char *fmt, ...)
 	return s;
 }
 
+void edit_encoded(const struct disagg *pd, struct edits *e)
+{
+	struct body_edit *edit = edit_new(e, BODY_ADD, OPENAI_NO_MEMBER, "ec_transfer_params");
+
+	edit->value.chain = pd->ec;
+	edit->value.to = pd->ec_bytes;
+}
+
 void edit_params_answered(const struct disagg *pd, struct edits *e, const char *more)
 {
 	struct body_edit *edit = edit_new(e, BODY_ADD, OPENAI_NO_MEMBER, "kv_transfer_params");

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/health.h"
+#include "dataplane/disagg/encode.h"
 #include "dataplane/disagg/stages.h"
 
 /* ---- what a leg is sent ---- */
@@ -26,6 +27,9 @@ int leg_body(struct disagg *pd, void (*members)(const struct disagg *, struct ed
 	edit_strip(&e);
 	if (members)
 		members(pd, &e);
+	if (pd->ec && !(members == pd->connector->decode &&
+			pd->connector->order == PD_PREFILL_FIRST)) /* the prefill had them */
+		edit_encoded(pd, &e);
 	pd->text_used = (uint32_t)(e.text - pd->text);
 	err = e.err;
 	if (!err)
@@ -71,6 +75,23 @@ static bool alone_allowed(struct disagg *pd)
 	return true;
 }
 
+/* The client's own body, or with what encode pods made of its parts. */
+static void alone_send(struct disagg *pd)
+{
+	struct request *req = pd->req;
+
+	pd->phase = PD_ALONE;
+	req->sent_ns = 0;
+	req->view = NULL;
+	segments_build(req);
+	if (pd->ec && leg_body(pd, NULL, &pd->decode_body) == 0) {
+		req->view = &pd->decode_body;
+		req->forward_bytes = pd->decode_body.bytes;
+	}
+	request_show(req, "forwarding");
+	forward_start(req);
+}
+
 void decode_alone(struct disagg *pd, enum pd_cause cause)
 {
 	struct request *req = pd->req;
@@ -85,11 +106,7 @@ void decode_alone(struct disagg *pd, enum pd_cause cause)
 	disagg_count_alone(cause);
 	pd->phase = PD_ALONE;
 	answer_drop(pd);
-	req->sent_ns = 0;
-	req->view = NULL;
-	segments_build(req);
-	request_show(req, "forwarding");
-	forward_start(req);
+	alone_send(pd);
 }
 
 /* The prefill answered (or runs beside): the client's request goes on to the decode pod. */
@@ -226,33 +243,55 @@ static const struct endpoint *prefiller_asked(const struct request *req)
 	return NULL;
 }
 
+/* After the encode stage, or without one. */
+static void next_begin(struct disagg *pd)
+{
+	if (pd->apart)
+		metric_inc(M_PD_REQUESTS);
+	if (!pd->apart)
+		alone_send(pd);
+	else if (pd->connector->order == PD_DECODE_FIRST)
+		probe_begin(pd);
+	else
+		prefill_begin(pd);
+}
+
+void encode_done(struct disagg *pd)
+{
+	encode_merge(pd);
+	encode_end(pd);
+	next_begin(pd);
+}
+
 bool disagg_picked(struct request *req)
 {
-	const struct endpoint *asked;
+	const struct endpoint *asked = NULL;
 	struct disagg *pd = req->pd;
+	bool apart = false;
 
 	if (pd) {
 		picked_again(pd);
 		return true;
 	}
-	if (!disagg_wanted(req->worker) || !route_has_legs(req))
+	if (!route_has_legs(req))
 		return false;
-	asked = prefiller_asked(req);
-	if (!asked && !decide(req))
+	if (disagg_wanted(req->worker)) {
+		asked = prefiller_asked(req);
+		apart = asked || decide(req);
+	}
+	if (!apart && !encode_wanted(req))
 		return false;
 	pd = disagg_new(req->worker);
 	if (!pd) {
 		disagg_count_alone(PD_CAUSE_NO_MEMORY);
 		return false;
 	}
-	metric_inc(M_PD_REQUESTS);
 	pd->req = req;
 	req->pd = pd;
 	pd->asked = asked;
-	if (pd->connector->order == PD_DECODE_FIRST)
-		probe_begin(pd);
-	else
-		prefill_begin(pd);
+	pd->apart = apart;
+	if (!encode_wanted(req) || !encode_begin(pd))
+		next_begin(pd);
 	return true;
 }
 

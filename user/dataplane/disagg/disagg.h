@@ -27,6 +27,7 @@
 #define PD_TEXT_BYTES 4096 /* made members of all legs */
 
 enum pd_phase {
+	PD_ENCODE, /* media parts are with encode pods */
 	PD_QUERY,
 	PD_PREFILL,
 	PD_PROBE, /* the decode pod is asked first, with a threshold */
@@ -78,6 +79,11 @@ struct disagg {
 	char prefill_host[64], prefill_url_host[64], decode_host[64]; /* without port */
 	unsigned int prefill_rank, decode_rank; /* data-parallel ranks, from labels */
 	uint16_t bootstrap_port;
+
+	struct encode *encode; /* while PD_ENCODE */
+	struct block *ec;      /* merged ec_transfer_params of the next leg; NULL: none */
+	uint64_t ec_bytes;
+	bool apart; /* a prefill leg follows */
 
 	/* After the client has left. */
 	struct block *body;	    /* taken over from the request */

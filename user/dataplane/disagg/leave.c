@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/health.h"
+#include "dataplane/disagg/encode.h"
 #include "dataplane/disagg/stages.h"
 
 #define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
@@ -20,7 +21,9 @@ void orphan_free(struct disagg *pd)
 
 	leg_cut(&pd->leg);
 	leg_fini(&pd->leg);
+	encode_end(pd);
 	answer_drop(pd);
+	block_free_chain(blocks, pd->ec);
 	block_free_chain(blocks, pd->body);
 	block_free(blocks, pd->release_head);
 	endpoint_put(pd->decode);

@@ -396,6 +396,8 @@ void leg_fini(struct leg *leg)
 {
 	struct blocks *blocks = &leg->worker->blocks;
 
+	if (!leg->worker) /* it never began */
+		return;
 	block_free_chain(blocks, leg->answer);
 	block_free(blocks, leg->head);
 	leg->answer = leg->answer_last = leg->head = NULL;

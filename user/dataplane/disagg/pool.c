@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fixed memory for requests of several legs, and the tables from causes to counters. */
+#include "dataplane/disagg/encode.h"
 #include "dataplane/disagg/pool.h"
 
 #include <errno.h>
@@ -45,6 +46,9 @@ static void decider_choose(struct disagg_pool *pool, const struct config *cfg,
 {
 	const char *name = cfg->pd_decider ? cfg->pd_decider : "sluice";
 
+	if (setup->from_file)
+		pool->encode_never = setup->handler != HANDLER_DISAGG ||
+				     setup->encode == SETUP_NONE || !setup->has_encode_decider;
 	if (setup->from_file && setup->handler == HANDLER_DISAGG) {
 		name = setup->prefill_first && setup->prefill != SETUP_NONE ? "always" : "never";
 		if (setup->prefill != SETUP_NONE && setup->has_prefill_decider) {
@@ -59,6 +63,15 @@ static void decider_choose(struct disagg_pool *pool, const struct config *cfg,
 		pool->decider.params[0] = (double)cfg->pd_uncached_min;
 }
 
+/* Without pages until touched. */
+static void *reserve(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
 int disagg_init(struct worker *w)
 {
 	const struct config *cfg = w->cfg;
@@ -69,17 +82,14 @@ int disagg_init(struct worker *w)
 		return -ENOMEM;
 	w->disagg = pool;
 	pool->automatic = strcmp(name, "auto") == 0;
+	pool->off = strcmp(name, "off") == 0;
 	pool->connector = pd_connector_find(pool->automatic ? "nixlv2" : name);
 	decider_choose(pool, cfg, scheduler_worker_setup(w->sched));
 	pool->version = ~0ULL;
 	pool->count = (uint32_t)cfg->connections_max * 2; /* those whose client left linger */
-	pool->items = mmap(NULL, pool->count * sizeof(*pool->items), PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (pool->items == MAP_FAILED) {
-		pool->items = NULL;
-		return -ENOMEM;
-	}
-	return 0;
+	pool->items = reserve(pool->count * sizeof(*pool->items));
+	pool->encodes = reserve(pool->count / 2 * sizeof(*pool->encodes));
+	return pool->items && pool->encodes ? 0 : -ENOMEM;
 }
 
 void disagg_fini(struct worker *w)
@@ -90,6 +100,8 @@ void disagg_fini(struct worker *w)
 		return;
 	if (pool->items)
 		munmap(pool->items, pool->count * sizeof(*pool->items));
+	if (pool->encodes)
+		munmap(pool->encodes, pool->count / 2 * sizeof(*pool->encodes));
 	free(pool);
 	w->disagg = NULL;
 }
@@ -107,7 +119,7 @@ struct disagg *disagg_new(struct worker *w)
 		return NULL;
 	memset(pd, 0, sizeof(*pd));
 	pd->worker = w;
-	pd->connector = pool->connector;
+	pd->connector = pool->connector ? pool->connector : &pd_nixlv2; /* encode alone */
 	return pd;
 }
 
@@ -119,27 +131,63 @@ void disagg_free(struct disagg *pd)
 	pool->free = pd;
 }
 
-bool disagg_wanted(struct worker *w)
+/* Roles of the snapshot, looked at once for each. */
+static void roles_read(struct disagg_pool *pool, const struct endpoint_snapshot *snap)
 {
-	struct disagg_pool *pool = w->disagg;
-	const struct endpoint_snapshot *snap = w->snapshot;
 	bool prefill = false, decode = false;
 
-	if (!pool->connector || !snap)
-		return false;
-	if (!pool->automatic)
-		return true;
 	if (pool->version == snap->version)
-		return pool->both_roles;
+		return;
+	pool->encoders = false;
 	for (uint32_t i = 0; i < snap->view_count; i++) {
 		uint8_t role = snap->views[i]->role;
 
 		prefill |= role & SLUICE_ROLE_PREFILL && !(role & SLUICE_ROLE_DECODE);
 		decode |= role & SLUICE_ROLE_DECODE && !(role & SLUICE_ROLE_PREFILL);
+		pool->encoders |= (role & SLUICE_ROLE_ENCODE) != 0;
 	}
 	pool->version = snap->version;
 	pool->both_roles = prefill && decode;
+}
+
+bool disagg_wanted(struct worker *w)
+{
+	struct disagg_pool *pool = w->disagg;
+
+	if (!pool->connector || !w->snapshot)
+		return false;
+	if (!pool->automatic)
+		return true;
+	roles_read(pool, w->snapshot);
 	return pool->both_roles;
+}
+
+bool disagg_encoders(struct worker *w)
+{
+	struct disagg_pool *pool = w->disagg;
+
+	if (pool->off || pool->encode_never || !w->snapshot)
+		return false;
+	roles_read(pool, w->snapshot);
+	return pool->encoders;
+}
+
+struct encode *encode_new(struct worker *w)
+{
+	struct disagg_pool *pool = w->disagg;
+	struct encode *e = pool->encodes_free;
+
+	if (e)
+		pool->encodes_free = e->next_free;
+	else if (pool->encodes_fresh < pool->count / 2)
+		e = &pool->encodes[pool->encodes_fresh++];
+	return e;
+}
+
+void encode_free(struct worker *w, struct encode *e)
+{
+	e->next_free = w->disagg->encodes_free;
+	w->disagg->encodes_free = e;
 }
 
 void disagg_count_decision(enum pd_reason reason)
@@ -185,6 +233,13 @@ void disagg_count_prefill_failure(enum pd_cause cause)
 void disagg_count_decode_failure(enum pd_cause cause)
 {
 	static const enum metric_counter counters[PD_CAUSES] = CAUSES(M_PD_DECODE);
+
+	metric_inc(counters[cause]);
+}
+
+void disagg_count_encode_failure(enum pd_cause cause)
+{
+	static const enum metric_counter counters[PD_CAUSES] = CAUSES(M_PD_ENCODE);
 
 	metric_inc(counters[cause]);
 }

@@ -149,8 +149,7 @@ static void prefill_failed(struct disagg *pd, enum pd_cause cause, enum health_o
 		prefill_given_up(pd, cause);
 }
 
-static void cause_of(const struct leg *leg, enum pd_cause *ret_cause,
-		     enum health_outcome *ret_health)
+void cause_of(const struct leg *leg, enum pd_cause *ret_cause, enum health_outcome *ret_health)
 {
 	static const struct {
 		enum pd_cause cause;

@@ -24,6 +24,8 @@ bool prefill_may_repeat(const struct disagg *pd);
 void prefill_given_up(struct disagg *pd, enum pd_cause cause);
 /* Gives the pick back and says how the pod did. Idempotent. */
 void prefill_end(struct disagg *pd, enum health_outcome health, bool failed);
+/* What a leg's end means: cause and health. */
+void cause_of(const struct leg *leg, enum pd_cause *ret_cause, enum health_outcome *ret_health);
 /* Forgets the prefill's answer. */
 void answer_drop(struct disagg *pd);
 
