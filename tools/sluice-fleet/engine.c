@@ -168,6 +168,34 @@ static void admit(struct engine *e)
 	}
 }
 
+/* Nothing to prefill until a request ends or comes: all steps until the next end. */
+static void begin_bulk(struct engine *e, double now_s, uint32_t decoding)
+{
+	uint32_t steps = UINT32_MAX;
+
+	for (uint32_t i = 0; i < e->running_count; i++) {
+		const struct fleet_request *r = e->running[i];
+		uint32_t left = r->output > r->generated ? r->output - r->generated : 1;
+
+		steps = left < steps ? left : steps;
+	}
+	e->bulk = steps;
+	e->bulk_begin_s = now_s;
+	e->bulk_step_s = e->model->step_base_ms / 1e3 + decoding * e->model->step_decode_ms / 1e3;
+	e->step_end_s = now_s + steps * e->bulk_step_s;
+}
+
+/* A request came: only the step that runs now is finished before it is looked at. */
+static void cut_bulk(struct engine *e, double now_s)
+{
+	uint32_t done = (uint32_t)((now_s - e->bulk_begin_s) / e->bulk_step_s) + 1;
+
+	if (e->bulk <= 1 || done >= e->bulk)
+		return;
+	e->bulk = done;
+	e->step_end_s = e->bulk_begin_s + done * e->bulk_step_s;
+}
+
 /* Lays out the next step: how long it lasts follows from what is in it. */
 static void begin_step(struct engine *e, double now_s)
 {
@@ -183,6 +211,11 @@ static void begin_step(struct engine *e, double now_s)
 
 		if (r->prefill_left == 0)
 			decoding++;
+	}
+	e->bulk = 1;
+	if (decoding == e->running_count) {
+		begin_bulk(e, now_s, decoding);
+		return;
 	}
 	budget = decoding < budget ? budget - decoding : 0;
 	for (uint32_t i = 0; i < e->running_count && budget; i++) {
@@ -207,6 +240,32 @@ void engine_submit(struct engine *e, struct fleet_request *r, double now_s)
 	e->waiting[(e->waiting_first + e->waiting_count++) % e->waiting_max] = r;
 	if (e->step_end_s == INFINITY)
 		begin_step(e, now_s);
+	else
+		cut_bulk(e, now_s);
+}
+
+void engine_fail(struct engine *e, engine_event fn, void *arg, double now_s)
+{
+	uint32_t running = e->running_count, waiting = e->waiting_count;
+
+	while (e->cache->count)
+		cache_evict(e->cache);
+	e->running_count = e->waiting_count = 0;
+	e->kv_tokens = 0;
+	e->step_end_s = INFINITY;
+	for (uint32_t i = 0; i < running; i++)
+		fn(arg, e->running[i], now_s);
+	for (uint32_t i = 0; i < waiting; i++)
+		fn(arg, e->waiting[(e->waiting_first + i) % e->waiting_max], now_s);
+}
+
+uint32_t engine_cached_blocks(const struct engine *e, const struct fleet_request *r)
+{
+	uint32_t n = 0;
+
+	while (n < r->id_count && cache_find(e->cache, r->ids[n]))
+		n++;
+	return n;
 }
 
 static void prefilled(struct engine *e, struct fleet_request *r)
@@ -226,14 +285,13 @@ void engine_step(struct engine *e, engine_event on_first, engine_event on_end, v
 	for (uint32_t i = 0; i < e->running_count; i++) {
 		struct fleet_request *r = e->running[i];
 
-		if (r->prefill_left == 0) {
-			r->generated++;
-			if (r->generated == 0) { /* was UINT32_MAX: prefilled in this step */
-				r->generated = 1;
-				r->first_s = now_s;
-				prefilled(e, r);
-				on_first(arg, r, now_s);
-			}
+		if (r->prefill_left == 0 && r->generated == UINT32_MAX) { /* in this step */
+			r->generated = 1;
+			r->first_s = now_s;
+			prefilled(e, r);
+			on_first(arg, r, now_s);
+		} else if (r->prefill_left == 0) {
+			r->generated += e->bulk;
 		}
 		if (r->prefill_left == 0 && r->generated >= r->output) {
 			e->kv_tokens -= request_tokens(r);

@@ -22,9 +22,10 @@ struct fleet_request {
 	double arrival_s; /* at speed 1 */
 	uint32_t input, output, id_count;
 	const uint32_t *ids; /* one per block_tokens of prompt */
+	uint64_t *hashes;    /* of the prefixes that end with each id */
 	/* this run's */
 	double sent_s, first_s, end_s;
-	uint32_t cached, prefill_left, generated, gateway;
+	uint32_t cached, prefill_left, generated, gateway, engine;
 	struct sched_pick pick;
 	bool picked;
 };
@@ -38,6 +39,9 @@ struct engine {
 	uint32_t waiting_count, waiting_first, waiting_max, running_count;
 	uint64_t kv_tokens; /* of running requests */
 	double step_end_s;  /* of the running step; INFINITY when idle */
+	/* Equal steps of decoding only are taken at once: the end of the last one is step_end_s. */
+	double bulk_begin_s, bulk_step_s;
+	uint32_t bulk;	    /* steps until step_end_s; 1 where something is prefilled */
 	double work_tokens; /* prefilled in all */
 	uint64_t cached_tokens, prompt_tokens;
 };
@@ -54,6 +58,12 @@ void engine_submit(struct engine *e, struct fleet_request *r, double now_s);
  */
 typedef void (*engine_event)(void *arg, struct fleet_request *r, double now_s);
 void engine_step(struct engine *e, engine_event on_first, engine_event on_end, void *arg);
+
+/* Its cache is lost and its requests are handed to fn: the process died. It can be used again. */
+void engine_fail(struct engine *e, engine_event fn, void *arg, double now_s);
+
+/* Leading blocks of the prompt that are in the cache now. */
+uint32_t engine_cached_blocks(const struct engine *e, const struct fleet_request *r);
 
 /* Share of the pool in use by running requests. */
 double engine_kv_used(const struct engine *e);

@@ -11,11 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/load.h"
 #include "scheduler/prefix_hash.h"
 #include "scheduler/prefix_index.h"
+#include "sluice-fleet/policies.h"
 
-#define ID_BYTES    64 /* stand-in text of one block of the trace */
+#define ID_BYTES    64 /* stand-in length of one block of the trace */
 #define INDEX_BYTES (64 << 20)
 
 struct gateway {
@@ -24,6 +26,7 @@ struct gateway {
 	struct endpoint_snapshot snap;
 	struct endpoint *endpoints;
 	struct sluice_endpoint_load *loads;
+	struct policy_place *places;
 	uint32_t turn; /* of round robin */
 };
 
@@ -39,22 +42,25 @@ struct fleet {
 	struct gateway *gateways;
 	struct look *looks;
 	double looked_s, scrape_next_s, deliver_s;
+	double change_s; /* engine 0 fails or returns */
+	bool failed;
+	struct engine_model *models;
+	uint32_t retried;
 	uint64_t rng;
-	char text[TRACE_IDS_MAX * ID_BYTES];
 };
 
-static int gateway_init(struct gateway *g, const struct fleet_options *o)
+static int gateway_init(struct gateway *g, const struct fleet_options *o, uint32_t number)
 {
-	bool builtin = !strcmp(o->policy, "round-robin") || !strcmp(o->policy, "random");
-	struct config cfg = {.scheduler_profile = (char *)(builtin ? "llm-d" : o->policy),
-			     .prompt_block_bytes = ID_BYTES};
+	struct config cfg = {.prompt_block_bytes = ID_BYTES};
+	struct setup *setup = NULL;
 	char *error = NULL;
 	int err;
 
 	g->endpoints = calloc(o->endpoints, sizeof(*g->endpoints));
 	g->loads = calloc(o->endpoints, sizeof(*g->loads));
+	g->places = calloc(o->endpoints, sizeof(*g->places));
 	g->snap.views = calloc(o->endpoints, sizeof(*g->snap.views));
-	if (!g->endpoints || !g->loads || !g->snap.views)
+	if (!g->endpoints || !g->loads || !g->places || !g->snap.views)
 		return -ENOMEM;
 	g->snap.view_count = o->endpoints;
 	for (uint32_t i = 0; i < o->endpoints; i++) {
@@ -71,7 +77,11 @@ static int gateway_init(struct gateway *g, const struct fleet_options *o)
 	}
 	err = prefix_index_new(NULL, INDEX_BYTES, 1, &g->index);
 	if (!err)
-		err = scheduler_new(&cfg, g->index, 1, &g->sched, &error);
+		err = policy_setup(o->policy, &setup, &error);
+	if (!err)
+		err = scheduler_new_of(&cfg, setup, g->index, 1, &g->sched, &error);
+	if (!err)
+		scheduler_seed(g->sched, o->seed * 1000 + number);
 	if (error)
 		fprintf(stderr, "sluice-fleet: %s\n", error);
 	free(error);
@@ -84,6 +94,7 @@ static void gateway_fini(struct gateway *g)
 	prefix_index_free(g->index);
 	free(g->endpoints);
 	free(g->loads);
+	free(g->places);
 	free(g->snap.views);
 }
 
@@ -98,37 +109,28 @@ static uint64_t virtual_ns(double now_s)
 	return (uint64_t)((now_s + 10) * 1e9); /* a clock that never reads 0 */
 }
 
-static void make_text(struct fleet *f, const struct fleet_request *r)
-{
-	for (uint32_t i = 0; i < r->id_count; i++)
-		for (uint32_t k = 0; k < ID_BYTES / 8; k++) {
-			uint64_t word = prefix_mix(r->ids[i], k);
-
-			memcpy(f->text + i * ID_BYTES + k * 8, &word, 8);
-		}
-}
-
 static uint32_t choose(struct fleet *f, struct gateway *g, struct fleet_request *r, double now_s)
 {
-	struct sched_piece piece = {.bytes = {f->text, (size_t)r->id_count * ID_BYTES},
-				    .kind = SCHED_PIECE_TEXT,
-				    .continued = true};
 	struct sched_request req = {.now_ns = virtual_ns(now_s),
 				    .model_name = SPAN("m"),
-				    .pieces = &piece,
-				    .piece_count = 1,
+				    .hashes = r->hashes,
+				    .hash_count = r->id_count,
 				    .prompt_tokens = r->input};
 
-	if (!strcmp(f->o->policy, "round-robin"))
-		return g->turn++ % f->o->endpoints;
-	if (!strcmp(f->o->policy, "random"))
-		return (uint32_t)(fleet_random(f) % f->o->endpoints);
-	make_text(f, r);
+	policy_world = (struct policy_world){.engines = f->engines,
+					     .index = g->index,
+					     .request = r,
+					     .places = g->places,
+					     .now_s = now_s,
+					     .turn = &g->turn};
 	if (scheduler_pick(scheduler_worker(g->sched, 0), &g->snap, &req, &r->pick))
-		abort(); /* nothing is ever open or excluded here */
+		abort(); /* one engine at most is ever down */
 	scheduler_learn(scheduler_worker(g->sched, 0), &r->pick);
+	policy_picked(&g->places[r->pick.endpoint->slot], r, now_s,
+		      r->pick.prompt_tokens - r->pick.cached_tokens_expected);
 	r->picked = true;
-	return r->pick.endpoint->slot;
+	r->engine = r->pick.endpoint->slot;
+	return r->engine;
 }
 
 static void on_first(void *arg, struct fleet_request *r, double now_s)
@@ -147,9 +149,43 @@ static void on_end(void *arg, struct fleet_request *r, double now_s)
 					.prompt_tokens = r->input,
 					.cached_tokens = r->cached};
 
-	if (r->picked)
-		scheduler_done(scheduler_worker(f->gateways[r->gateway].sched, 0), &r->pick,
-			       &outcome);
+	if (!r->picked)
+		return;
+	policy_ended(&f->gateways[r->gateway].places[r->engine], r);
+	scheduler_done(scheduler_worker(f->gateways[r->gateway].sched, 0), &r->pick, &outcome);
+}
+
+/* The engine died under it: its gateway sends it elsewhere. */
+static void on_lost(void *arg, struct fleet_request *r, double now_s)
+{
+	struct fleet *f = arg;
+
+	on_end(f, r, now_s);
+	f->retried++;
+	engine_submit(&f->engines[choose(f, &f->gateways[r->gateway], r, now_s)], r, now_s);
+}
+
+static void set_state(struct fleet *f, uint32_t state)
+{
+	for (uint32_t g = 0; g < f->o->gateways; g++) {
+		f->gateways[g].endpoints[0].breaker.state = state;
+		f->gateways[g].endpoints[0].breaker.reopen_at_ns = UINT64_MAX;
+		prefix_index_forget(f->gateways[g].index, 0);
+	}
+}
+
+/* Engine 0 goes down, or comes back. */
+static void fail_or_return(struct fleet *f, double now_s)
+{
+	if (!f->failed) {
+		set_state(f, SLUICE_ENDPOINT_OPEN);
+		engine_fail(&f->engines[0], on_lost, f, now_s);
+		f->change_s = now_s + f->o->fail_for_s / f->o->speed;
+	} else {
+		set_state(f, SLUICE_ENDPOINT_READY);
+		f->change_s = INFINITY;
+	}
+	f->failed = !f->failed;
 }
 
 /* Looks at the engines; what was seen is known delay_s later. */
@@ -197,7 +233,9 @@ static void run_clock(struct fleet *f)
 			arrive_s = f->trace->rows[next].arrival_s / f->o->speed;
 		if (arrive_s == INFINITY && step_s == INFINITY)
 			return;
-		if (f->deliver_s <= step_s && f->deliver_s <= arrive_s) {
+		if (f->change_s <= step_s && f->change_s <= arrive_s) {
+			fail_or_return(f, f->change_s);
+		} else if (f->deliver_s <= step_s && f->deliver_s <= arrive_s) {
 			deliver(f);
 		} else if (f->scrape_next_s <= step_s && f->scrape_next_s <= arrive_s &&
 			   f->deliver_s == INFINITY) {
@@ -259,6 +297,8 @@ static void sum_up(struct fleet *f, double *ttft, double *itl, double *e2e,
 	}
 	span_s = n ? f->trace->rows[to - 1].sent_s - f->trace->rows[from].sent_s : 1;
 	ret->completed = n;
+	ret->completed_all = f->trace->count;
+	ret->retried = f->retried;
 	ret->hit_share = input > 0 ? cached / input : 0;
 	ret->prefill_cv = mean > 0 ? sqrt(fmax(0, square - mean * mean)) / mean : 0;
 	ret->offered_rps = n / span_s;
@@ -280,12 +320,22 @@ static int fleet_init(struct fleet *f)
 	f->engines = calloc(o->endpoints, sizeof(*f->engines));
 	f->gateways = calloc(o->gateways, sizeof(*f->gateways));
 	f->looks = calloc(o->endpoints, sizeof(*f->looks));
-	if (!f->engines || !f->gateways || !f->looks)
+	f->models = calloc(o->endpoints, sizeof(*f->models));
+	if (!f->engines || !f->gateways || !f->looks || !f->models)
 		return -ENOMEM;
+	for (uint32_t i = 0; i < o->endpoints; i++) {
+		double speed = o->speed_count ? o->speeds[i % o->speed_count] : 1;
+
+		f->models[i] = o->model;
+		f->models[i].prefill_tokens_per_s *= speed;
+		f->models[i].step_base_ms /= speed;
+		f->models[i].step_decode_ms /= speed;
+	}
 	for (uint32_t i = 0; !err && i < o->endpoints; i++)
-		err = engine_init(&f->engines[i], &o->model, f->trace->count);
+		err = engine_init(&f->engines[i], &f->models[i], f->trace->count);
 	for (uint32_t i = 0; !err && i < o->gateways; i++)
-		err = gateway_init(&f->gateways[i], o);
+		err = gateway_init(&f->gateways[i], o, i);
+	f->change_s = o->fail_for_s > 0 ? o->fail_at_s / o->speed : INFINITY;
 	f->deliver_s = INFINITY;
 	f->rng = o->seed;
 	return err;
@@ -295,6 +345,7 @@ int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_resul
 {
 	struct fleet *f = calloc(1, sizeof(*f));
 	double *values = calloc(t->count * 3 + 1, sizeof(*values));
+	uint64_t began;
 	int err = -ENOMEM;
 
 	if (f && values) {
@@ -302,7 +353,9 @@ int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_resul
 		f->trace = t;
 		err = fleet_init(f);
 		if (!err) {
+			began = clock_mono_ns();
 			run_clock(f);
+			ret->wall_s = (double)(clock_mono_ns() - began) / 1e9;
 			sum_up(f, values, values + t->count, values + 2 * t->count, ret);
 		}
 		for (uint32_t i = 0; f->engines && i < o->endpoints; i++)
@@ -312,6 +365,7 @@ int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_resul
 		free(f->engines);
 		free(f->gateways);
 		free(f->looks);
+		free(f->models);
 	}
 	free(values);
 	free(f);

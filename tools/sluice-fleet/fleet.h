@@ -7,19 +7,23 @@
 
 struct fleet_options {
 	struct engine_model model;
-	const char *policy; /* "round-robin", "random", or a scheduling profile */
+	const char *policy; /* of policies.c, or a scheduling profile */
 	uint32_t endpoints, gateways, seed;
 	double speed;	 /* of the trace's clock */
 	double scrape_s, /* between two looks at an engine */
 		delay_s; /* until a look is known */
 	double slo_ttft_s, slo_itl_s;
-	double from, to; /* share of the trace that is reported, e.g. 0.5 to 1 */
+	const double *speeds; /* of engines, 1: the model's; speed_count of them in turn */
+	uint32_t speed_count;
+	double fail_at_s, fail_for_s; /* engine 0 is down, in the trace's clock; for 0: never */
+	double from, to;	      /* share of the trace that is reported, e.g. 0.5 to 1 */
 };
 
 struct fleet_result {
 	double hit_share, prefill_cv, offered_rps, goodput_rps, goodput_share;
 	double ttft_p50_ms, ttft_p90_ms, ttft_p99_ms, itl_p50_ms, itl_p90_ms, e2e_p90_ms;
-	uint32_t completed;
+	double wall_s;				    /* that the run took */
+	uint32_t completed, completed_all, retried; /* reported, and of the whole run */
 };
 
 /* 0, or -EINVAL with one sentence on stderr. */

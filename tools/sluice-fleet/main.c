@@ -3,11 +3,18 @@
  * sluice-fleet: scheduling in virtual time. Replays a trace against simulated engines, once per
  * policy, with the gateway's own scheduler making the choices.
  */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/flags.h"
 #include "sluice-fleet/fleet.h"
+#include "sluice-fleet/plot.h"
+#include "sluice-fleet/policies.h"
+
+#define POLICIES_MAX 32
+#define NUMBERS_MAX  64 /* of --loads, --speeds */
 
 #define KNEE_ROUNDS 12
 #define KNEE_GOOD   0.5 /* share of requests within the TTFT bound that round robin must reach */
@@ -15,8 +22,12 @@
 static struct command {
 	struct fleet_options run;
 	char *trace;
-	struct flag_texts policies;
-	unsigned int half;
+	struct flag_texts policy_texts;
+	const char *policies[POLICIES_MAX];
+	unsigned int half, policy_count;
+	char *load_text, *speed_text, *plot;
+	double loads[NUMBERS_MAX], speeds[NUMBERS_MAX], jitter_ms;
+	uint32_t load_count;
 	double load, delay_ms, scrape_ms, ttft_ms, itl_ms;
 	bool json;
 } command = {
@@ -39,14 +50,26 @@ static struct command {
 
 static const struct flag rows[] = {
 	{"trace", "FILE", FLAG_TEXT, &command.trace, "a Mooncake trace, JSON lines"},
-	{"policy", "NAME", FLAG_TEXTS, &command.policies,
-	 "round-robin, random, llm-d, sluice or a profile (repeatable)"},
+	{"policy", "NAME", FLAG_TEXTS, &command.policy_texts,
+	 "all, names by commas, or a profile of plugins (repeatable); names: round-robin, random, "
+	 "power-of-two, least-requests, llm-d, llm-d-precise, sglang, dynamo, lmetric, preble, "
+	 "sluice"},
 	{"endpoints", "N", FLAG_COUNT, &command.run.endpoints, "engines"},
 	{"blocks", "N", FLAG_COUNT, &command.run.model.blocks, "KV blocks of an engine"},
 	{"block-tokens", "N", FLAG_COUNT, &command.run.model.block_tokens,
 	 "tokens of a block, as in the trace"},
 	{"load", "N", FLAG_REAL, &command.load,
 	 "1 is the knee of round robin: half of the requests within the TTFT bound, by bisection"},
+	{"loads", "LIST", FLAG_TEXT, &command.load_text, "each of these loads, by commas"},
+	{"plot", "FILE", FLAG_TEXT, &command.plot, "the curves over the loads, as SVG"},
+	{"jitter-ms", "N", FLAG_REAL, &command.jitter_ms,
+	 "arrivals up to so much later, by the seed: Mooncake's conversation comes in lots of 3 s"},
+	{"speeds", "LIST", FLAG_TEXT, &command.speed_text,
+	 "engines of unlike speed, in turn, by commas"},
+	{"fail-at", "S", FLAG_REAL, &command.run.fail_at_s,
+	 "the first engine dies then, in the trace's clock"},
+	{"fail-for", "S", FLAG_REAL, &command.run.fail_for_s,
+	 "and is back after so long; 0: never"},
 	{"speed", "N", FLAG_REAL, &command.run.speed, "of the trace's clock, instead of a load"},
 	{"gateways", "N", FLAG_COUNT, &command.run.gateways, "that share nothing"},
 	{"delay-ms", "N", FLAG_REAL, &command.delay_ms, "metrics are known so late"},
@@ -65,6 +88,55 @@ static const struct flags flags = {
 	.rows = rows,
 	.count = sizeof(rows) / sizeof(rows[0]),
 };
+
+static int read_numbers(const char *text, double *to, uint32_t *ret_count)
+{
+	char *end;
+
+	for (*ret_count = 0; *ret_count < NUMBERS_MAX; text = end + 1) {
+		double n = strtod(text, &end);
+
+		if (end == text || !(n > 0) || (*end && *end != ','))
+			break;
+		to[(*ret_count)++] = n;
+		if (!*end)
+			return 0;
+	}
+	return -1;
+}
+
+static void add_policy(struct command *c, const char *name)
+{
+	if (c->policy_count < POLICIES_MAX)
+		c->policies[c->policy_count++] = name;
+}
+
+/* "all", names by commas if each is of the table, else one profile of plugins. */
+static void add_policies(struct command *c, const char *text)
+{
+	char *copy = strdup(text), *rest = copy, *name;
+	bool names = copy != NULL;
+
+	if (strcmp(text, "all") == 0) {
+		for (const struct policy *p = policies; p->name; p++)
+			add_policy(c, p->name);
+		free(copy);
+		return;
+	}
+	while (names && (name = strsep(&rest, ",")))
+		names = policy_find(name) != NULL;
+	free(copy);
+	if (!names) {
+		add_policy(c, text);
+		return;
+	}
+	for (const char *at = text; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+		char one[32];
+
+		snprintf(one, sizeof(one), "%.*s", (int)strcspn(at, ","), at);
+		add_policy(c, policy_find(one)->name);
+	}
+}
 
 static int parse(struct command *c, int argc, char **argv)
 {
@@ -85,6 +157,13 @@ static int parse(struct command *c, int argc, char **argv)
 		c->run.from = 0.5;
 	else if (c->half == 1)
 		c->run.to = 0.5;
+	if (c->load_text && read_numbers(c->load_text, c->loads, &c->load_count))
+		return flags_refuse(&flags, "--loads", "numbers above 0, by commas");
+	if (c->speed_text && read_numbers(c->speed_text, c->speeds, &c->run.speed_count))
+		return flags_refuse(&flags, "--speeds", "numbers above 0, by commas");
+	c->run.speeds = c->speeds;
+	for (unsigned int i = 0; i < c->policy_texts.count; i++)
+		add_policies(c, c->policy_texts.items[i]);
 	c->run.delay_s = c->delay_ms / 1e3;
 	c->run.scrape_s = c->scrape_ms / 1e3;
 	c->run.slo_ttft_s = c->ttft_ms / 1e3;
@@ -128,12 +207,58 @@ static void print(const struct command *c, const struct fleet_result *r)
 	       "\"prefill_cv\":%.4f,\"ttft_p50_ms\":%.1f,\"ttft_p90_ms\":%.1f,"
 	       "\"ttft_p99_ms\":%.1f,\"itl_p50_ms\":%.2f,\"itl_p90_ms\":%.2f,"
 	       "\"e2e_p90_ms\":%.1f,\"goodput_rps\":%.3f,\"offered_rps\":%.3f,"
-	       "\"completed\":%u}\n",
+	       "\"completed\":%u,\"retried\":%u,\"gateways\":%u,\"requests_per_wall_s\":%.0f}\n",
 	       c->run.policy, c->load, c->run.speed, c->run.seed, r->hit_share, r->prefill_cv,
 	       r->ttft_p50_ms, r->ttft_p90_ms, r->ttft_p99_ms, r->itl_p50_ms, r->itl_p90_ms,
-	       r->e2e_p90_ms, r->goodput_rps, r->offered_rps, r->completed);
+	       r->e2e_p90_ms, r->goodput_rps, r->offered_rps, r->completed, r->retried,
+	       c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0);
 }
 
+/* One load: every policy, each a row of results at [policy * loads + number]. */
+static int run_load(struct command *c, struct trace *t, uint32_t number,
+		    struct fleet_result *results)
+{
+	int err = 0;
+
+	if (!c->json)
+		printf("load %.3g, speed %.3f\n%-28s %8s %6s %9s %9s %9s %9s %9s %8s\n", c->load,
+		       c->run.speed, "policy", "hit", "cv", "ttft50ms", "ttft90ms", "itl90ms",
+		       "good/s", "offered/s", "done");
+	for (unsigned int i = 0; !err && i < c->policy_count; i++) {
+		struct fleet_result *r = &results[i * c->load_count + number];
+
+		c->run.policy = c->policies[i];
+		err = fleet_run(t, &c->run, r);
+		if (!err)
+			print(c, r);
+		fflush(stdout);
+	}
+	return err;
+}
+
+static int run_all(struct command *c, struct trace *t)
+{
+	struct fleet_result *results;
+	double knee = c->run.speed > 0 ? 0 : find_knee(t, &c->run);
+	int err = 0;
+
+	if (!c->load_count)
+		c->loads[c->load_count++] = c->load;
+	results = calloc(c->policy_count * c->load_count, sizeof(*results));
+	if (!results)
+		return -ENOMEM;
+	for (uint32_t i = 0; !err && i < c->load_count; i++) {
+		c->load = c->loads[i];
+		if (knee > 0)
+			c->run.speed = c->load * knee;
+		err = run_load(c, t, i, results);
+	}
+	if (!err && c->plot)
+		err = plot_write(c->plot, c->policies, c->policy_count, c->loads, c->load_count,
+				 results);
+	free(results);
+	return err;
+}
 int main(int argc, char **argv)
 {
 	struct command *c = &command;
@@ -148,25 +273,15 @@ int main(int argc, char **argv)
 			err ? strerror(-err) : "empty");
 		return 1;
 	}
-	if (c->run.speed <= 0)
-		c->run.speed = c->load * find_knee(&trace, &c->run);
-	if (!c->policies.count) {
-		c->policies.items[c->policies.count++] = "round-robin";
-		c->policies.items[c->policies.count++] = "llm-d";
-		c->policies.items[c->policies.count++] = "sluice";
+	trace_jitter(&trace, c->jitter_ms / 1e3, c->run.seed);
+	if (!c->policy_count) {
+		add_policy(c, "round-robin");
+		add_policy(c, "llm-d");
+		add_policy(c, "sluice");
 	}
-	if (!c->json)
-		printf("speed %.3f\n%-28s %8s %6s %9s %9s %9s %9s %9s %8s\n", c->run.speed,
-		       "policy", "hit", "cv", "ttft50ms", "ttft90ms", "itl90ms", "good/s",
-		       "offered/s", "done");
-	for (unsigned int i = 0; !err && i < c->policies.count; i++) {
-		struct fleet_result result;
-
-		c->run.policy = c->policies.items[i];
-		err = fleet_run(&trace, &c->run, &result);
-		if (!err)
-			print(c, &result);
-	}
+	err = run_all(c, &trace);
+	if (err)
+		fprintf(stderr, "sluice-fleet: %s\n", strerror(-err));
 	trace_free(&trace);
 	return err ? 1 : 0;
 }

@@ -14,6 +14,8 @@ struct trace {
 
 /* 0, -errno of the file, or -EBADMSG at the row after the last one read. trace_free() it. */
 int trace_read(const char *path, struct trace *ret);
+/* Arrivals up to jitter_s later, by chance; in order again. */
+void trace_jitter(struct trace *t, double jitter_s, uint64_t seed);
 void trace_free(struct trace *t);
 
 #endif

@@ -137,20 +137,32 @@ static int check_runs(const struct config *cfg, const struct setup *setup, char 
 int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
 		  struct scheduler **ret, char **ret_error)
 {
+	struct setup *setup;
+	int err;
+
+	*ret_error = NULL;
+	err = setup_from_config(cfg, &setup, ret_error);
+	return err ? err : scheduler_new_of(cfg, setup, index, workers, ret, ret_error);
+}
+
+int scheduler_new_of(const struct config *cfg, struct setup *setup, struct prefix_index *index,
+		     unsigned int workers, struct scheduler **ret, char **ret_error)
+{
 	struct scheduler *s = calloc(1, sizeof(*s));
 	int err;
 
 	*ret_error = NULL;
-	if (!s)
+	if (!s) {
+		setup_free(setup);
 		return -ENOMEM;
+	}
+	s->setup = setup;
 	s->index = index;
 	s->workers = workers;
 	s->block_bytes =
 		cfg->prompt_block_bytes ? (uint32_t)cfg->prompt_block_bytes : PROMPT_BLOCK_BYTES;
 	s->load_stale_ns = (cfg->load_stale_ms ? cfg->load_stale_ms : LOAD_STALE_MS) * NS_PER_MS;
-	err = setup_from_config(cfg, &s->setup, ret_error);
-	if (!err)
-		err = check_runs(cfg, s->setup, ret_error);
+	err = check_runs(cfg, s->setup, ret_error);
 	if (!err && (s->block_bytes < 16 || s->block_bytes > PREFIX_BLOCK_BYTES_MAX)) {
 		err = -EINVAL;
 		if (asprintf(ret_error, "prompt block bytes: %u is not in 16 to %d", s->block_bytes,
@@ -204,6 +216,12 @@ void scheduler_free(struct scheduler *s)
 struct sched_worker *scheduler_worker(struct scheduler *s, unsigned int i)
 {
 	return s->worker[i];
+}
+
+void scheduler_seed(struct scheduler *s, uint64_t seed)
+{
+	for (unsigned int i = 0; i < s->workers; i++)
+		s->worker[i]->rng = prefix_mix(seed, i + 1) | 1;
 }
 
 struct decisions *scheduler_decisions(struct scheduler *s)
@@ -515,8 +533,14 @@ static uint64_t know(struct sched_worker *w, const struct endpoint_snapshot *sna
 	const struct sched_request *req = view->request;
 	uint64_t prompt_bytes = 0;
 
-	w->hash_count =
-		prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX, &prompt_bytes);
+	w->hash_count = req->hash_count < PROMPT_BLOCKS_MAX ? req->hash_count : PROMPT_BLOCKS_MAX;
+	if (req->hashes) {
+		memcpy(w->hashes, req->hashes, w->hash_count * sizeof(w->hashes[0]));
+		prompt_bytes = (uint64_t)req->hash_count * s->block_bytes;
+	} else {
+		w->hash_count = prefix_hash(req, s->block_bytes, w->hashes, PROMPT_BLOCKS_MAX,
+					    &prompt_bytes);
+	}
 	if (s->index)
 		prefix_index_prefetch(s->index, w->hashes, w->hash_count);
 	view->total_blocks = w->hash_count;

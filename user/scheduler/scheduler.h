@@ -63,6 +63,8 @@ struct sched_request {
 	struct span (*header)(const void *arg, const char *name);
 	const void *header_arg;
 	uint32_t slo_ttft_ms, slo_tpot_ms; /* 0: none */
+	const uint64_t *hashes; /* of the prompt's blocks, where the caller has them; else NULL */
+	uint32_t hash_count;
 };
 
 struct sched_pick {
@@ -96,7 +98,12 @@ struct sched_outcome {
  */
 int scheduler_new(const struct config *cfg, struct prefix_index *index, unsigned int workers,
 		  struct scheduler **ret, char **ret_error);
+/* The same of a setup that is there already; it becomes the scheduler's, also after an error. */
+int scheduler_new_of(const struct config *cfg, struct setup *setup, struct prefix_index *index,
+		     unsigned int workers, struct scheduler **ret, char **ret_error);
 void scheduler_free(struct scheduler *sched);
+/* The same choices by chance again: for simulation. Before any pick. */
+void scheduler_seed(struct scheduler *sched, uint64_t seed);
 
 /* Events are heard: what they say goes before what is remembered. Both borrowed. Before any pick.
  */
