@@ -12,7 +12,7 @@
 #include <assert.h>
 #endif
 
-#define SLUICE_ABI_VERSION 1
+#define SLUICE_ABI_VERSION 2
 
 /* Map `abi`: one element, what the other pinned maps are laid out by. */
 struct sluice_abi {
@@ -62,7 +62,12 @@ struct sluice_endpoint_load {
 	__u64 requests_total;	   /* picks */
 	__u64 cached_tokens_total; /* as reported by the engine in usage */
 	__u64 prompt_tokens_total; /* as reported by the engine in usage */
-	__u64 reserved[7];
+	__u32 ttft_error_mean_ppm; /* of the latency model here: |predicted - measured| / measured
+				    */
+	__u32 ttft_error_p90_ppm;
+	__u32 itl_error_mean_ppm;
+	__u32 itl_error_p90_ppm;
+	__u64 reserved[5];
 };
 
 /*

@@ -57,7 +57,7 @@ def test_why_tells_the_pod_the_expectation_and_what_the_engine_reported():
         assert said["cached_tokens_expected"] > 0, "the second prompt was expected to be cached"
         assert said["cached_tokens_reported"] > 0, said
         text = w.ctl("why", request_id)
-        assert chosen[0]["name"] in text and "prefix-cache-scorer" in text, text
+        assert chosen[0]["name"] in text and "sluice-scorer" in text, text
         first = text.splitlines()[0]
         for part in (chosen[0]["endpoint"], "expected in its cache", "the engine then reported"):
             assert part in first, (part, first)

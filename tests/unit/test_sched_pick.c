@@ -158,12 +158,20 @@ static const struct score_case score_cases[] = {
 	 {1, 0.5, 0}},
 	/* costs: 1 + 0 + 2*100 + 0 = 201; 1 + 300 + 2*50 + 0 = 401; 1 + 0 + 200 + 10*20 = 401 */
 	{"least work",
-	 "sluice-scorer:requestTokens=10:uncachedWeight=2",
+	 "sluice-scorer:requestTokens=10:uncachedWeight=2:backlogTokens=0",
 	 3,
 	 10,
 	 100,
 	 {{0}, {.own_tokens = 300, .hit = 5}, {.running = 15, .waiting = 5}},
 	 {1, 201.0 / 401, 201.0 / 401}},
+	/* w = 2 + (8000 + 0) / 2 / 4000 = 3; costs: 1 + 8000 + 3*100, 1 + 3*100 + 10 */
+	{"the longer the lines, the more own work counts",
+	 "sluice-scorer:requestTokens=10:uncachedWeight=2:backlogTokens=4000",
+	 2,
+	 0,
+	 100,
+	 {{.own_tokens = 8000}, {.running = 1}},
+	 {311.0 / 8301, 1}},
 	/* costs: 1 + 10*4 = 41; 1 + 10*2 = 21; unknown: as busy as the busiest */
 	{"stale is as busy as the busiest",
 	 "sluice-scorer:requestTokens=10",
@@ -523,7 +531,10 @@ static void named_endpoint_is_the_same_whatever_the_order(void **state)
 	char *error;
 
 	(void)state;
-	assert_int_equal(profile_parse(&profile, "sluice-scorer:rendezvousShare=0.5", &error), 0);
+	assert_int_equal(profile_parse(&profile,
+				       "sluice-scorer:rendezvousShare=0.5:uncachedWeight=8",
+				       &error),
+			 0);
 	for (int order = 0; order < 2; order++) {
 		for (int i = 0; i < 3; i++)
 			c[i].endpoint = &pods[order ? 2 - i : i];

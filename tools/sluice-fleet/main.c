@@ -119,7 +119,8 @@ static void add_policies(struct command *c, const char *text)
 
 	if (strcmp(text, "all") == 0) {
 		for (const struct policy *p = policies; p->name; p++)
-			add_policy(c, p->name);
+			if (strcmp(p->name, "sluice-many") != 0) /* made for many gateways */
+				add_policy(c, p->name);
 		free(copy);
 		return;
 	}

@@ -205,6 +205,7 @@ const struct policy policies[] = {
 	{"lmetric", "LMetric: prefill tokens x batch size", NULL, pick_lmetric},
 	{"preble", "Srivatsa et al., Preble, E2 scheduling, 2024", NULL, pick_preble},
 	{"sluice", "scorers/sluice.c", "sluice", NULL},
+	{"sluice-many", "the same, for gateways that share nothing", "sluice-many", NULL},
 	{NULL, NULL, NULL, NULL},
 };
 

@@ -23,19 +23,23 @@ void table_endpoints(json_t *answer)
 	json_t *e;
 	size_t i;
 
-	printf("%-20s %-22s %-9s %7s %7s %5s %8s %9s %8s %7s %7s\n", "NAME", "ADDRESS", "STATE",
-	       "WAITING", "RUNNING", "KV%", "INFLIGHT", "PICKS", "TTFT ms", "HIT%", "AGE ms");
+	printf("%-20s %-22s %-9s %7s %7s %5s %8s %9s %8s %7s %7s %-15s %-15s\n", "NAME", "ADDRESS",
+	       "STATE", "WAITING", "RUNNING", "KV%", "INFLIGHT", "PICKS", "TTFT ms", "HIT%",
+	       "AGE ms", "TTFT ERR% P90", "ITL ERR% P90");
 	json_array_foreach(json_object_get(answer, "endpoints"), i, e)
 	{
 		double prompt = number(e, "prompt_tokens_total");
 
-		printf("%-20s %-22s %-9s %7.0f %7.0f %5.1f %8.0f %9.0f %8.1f %7.1f %7.0f\n",
+		printf("%-20s %-22s %-9s %7.0f %7.0f %5.1f %8.0f %9.0f %8.1f %7.1f %7.0f "
+		       "%7.1f %7.1f %7.1f %7.1f\n",
 		       text(e, "name"), text(e, "address"), text(e, "state"), number(e, "waiting"),
 		       number(e, "running"), number(e, "kv_used") * 100,
 		       number(e, "inflight_requests"), number(e, "requests_total"),
 		       number(e, "ttft_us") / 1000,
 		       prompt > 0 ? 100 * number(e, "cached_tokens_total") / prompt : 0,
-		       number(e, "load_age_ms"));
+		       number(e, "load_age_ms"), 100 * number(e, "ttft_error_mean"),
+		       100 * number(e, "ttft_error_p90"), 100 * number(e, "itl_error_mean"),
+		       100 * number(e, "itl_error_p90"));
 	}
 }
 

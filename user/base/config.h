@@ -49,7 +49,7 @@ struct config {
 	char *kv_events;	       /* "auto", "off" or a port */
 	char *kv_events_bind;	       /* "tcp://ADDR:PORT": engines connect to us; NULL none */
 	uint64_t kv_index_bytes_max;
-	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: default 2/2/3 */
+	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: llm-d, 2/2/3 */
 
 	char *guard; /* off, auto, native, generic, tc */
 	struct string_list guard_interfaces, guard_deny;

@@ -88,6 +88,11 @@ static void load_write_json(FILE *f, const struct config *cfg, const struct endp
 		(unsigned long long)load_read(l->prompt_tokens_total),
 		(unsigned long long)load_read(l->cached_tokens_total));
 	fprintf(f, ",\"ttft_us\":%u,\"itl_us\":%u", load_read(l->ttft_us), load_read(l->itl_us));
+	fprintf(f,
+		",\"ttft_error_mean\":%.4f,\"ttft_error_p90\":%.4f,\"itl_error_mean\":%.4f,"
+		"\"itl_error_p90\":%.4f",
+		load_read(l->ttft_error_mean_ppm) / 1e6, load_read(l->ttft_error_p90_ppm) / 1e6,
+		load_read(l->itl_error_mean_ppm) / 1e6, load_read(l->itl_error_p90_ppm) / 1e6);
 	if (at && at <= now_ns)
 		fprintf(f, ",\"load_age_ms\":%llu",
 			(unsigned long long)((now_ns - at) / NS_PER_MS));

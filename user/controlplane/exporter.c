@@ -29,6 +29,10 @@ enum gauge_id {
 	GAUGE_PICKS,
 	GAUGE_PROMPT,
 	GAUGE_CACHED,
+	GAUGE_TTFT_ERROR_MEAN,
+	GAUGE_TTFT_ERROR_P90,
+	GAUGE_ITL_ERROR_MEAN,
+	GAUGE_ITL_ERROR_P90,
 };
 
 static const struct gauge {
@@ -50,6 +54,14 @@ static const struct gauge {
 			  "Prompt tokens that the engine reported", false},
 	[GAUGE_CACHED] = {"endpoint_cached_tokens_total", "counter",
 			  "Prompt tokens that the engine found in its cache", false},
+	[GAUGE_TTFT_ERROR_MEAN] = {"endpoint_ttft_prediction_error_mean_ratio", "gauge",
+				   "Mean error of predicted TTFT, of the measured one", false},
+	[GAUGE_TTFT_ERROR_P90] = {"endpoint_ttft_prediction_error_p90_ratio", "gauge",
+				  "90 % of the predicted TTFTs are no worse", false},
+	[GAUGE_ITL_ERROR_MEAN] = {"endpoint_itl_prediction_error_mean_ratio", "gauge",
+				  "Mean error of predicted ITL, of the measured one", false},
+	[GAUGE_ITL_ERROR_P90] = {"endpoint_itl_prediction_error_p90_ratio", "gauge",
+				 "90 % of the predicted ITLs are no worse", false},
 };
 
 const char *endpoint_state_name(const struct endpoint *ep)
@@ -94,6 +106,14 @@ static double gauge_read(const struct endpoint *ep, enum gauge_id id)
 		return (double)load_read(l->prompt_tokens_total);
 	case GAUGE_CACHED:
 		return (double)load_read(l->cached_tokens_total);
+	case GAUGE_TTFT_ERROR_MEAN:
+		return load_read(l->ttft_error_mean_ppm) / 1e6;
+	case GAUGE_TTFT_ERROR_P90:
+		return load_read(l->ttft_error_p90_ppm) / 1e6;
+	case GAUGE_ITL_ERROR_MEAN:
+		return load_read(l->itl_error_mean_ppm) / 1e6;
+	case GAUGE_ITL_ERROR_P90:
+		return load_read(l->itl_error_p90_ppm) / 1e6;
 	}
 	return 0;
 }

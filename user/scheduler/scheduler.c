@@ -46,7 +46,9 @@ struct sched_worker {
 struct scheduler {
 	struct setup *setup;
 	struct shared_facts *facts;
-	bool uses_media, uses_cold, uses_admitters;
+	struct latency_model *latency;	     /* by slot */
+	const struct plugin *latency_params; /* of its producer; NULL: defaults */
+	bool uses_media, uses_cold, uses_admitters, uses_latency;
 	struct prefix_index *index;
 	const struct kv_index *kv_index; /* NULL: no events are heard */
 	struct kv_trust *kv_trust;
@@ -178,7 +180,13 @@ int scheduler_new_of(const struct config *cfg, struct setup *setup, struct prefi
 		s->uses_media = setup_uses(s->setup, "mm-embeddings-cache-scorer");
 		s->uses_cold = setup_uses(s->setup, "no-hit-lru-scorer");
 		s->uses_admitters = uses_admitters(s->setup);
-		err = s->facts ? 0 : -ENOMEM;
+		s->uses_latency = s->uses_admitters || setup_uses(s->setup, "latency-scorer") ||
+				  setup_uses(s->setup, "slo-headroom-tier-filter") ||
+				  setup_uses(s->setup, "prefix-cache-affinity-filter");
+		s->latency = calloc(ENDPOINTS_MAX, sizeof(*s->latency));
+		if (s->setup->latency_plugin != SETUP_NONE)
+			s->latency_params = s->setup->plugins[s->setup->latency_plugin];
+		err = s->facts && s->latency ? 0 : -ENOMEM;
 	}
 	if (!err && uses_session(s->setup)) {
 		s->sessions = sessions_new();
@@ -210,6 +218,7 @@ void scheduler_free(struct scheduler *s)
 	free(s->sessions);
 	setup_free(s->setup);
 	free(s->facts);
+	free(s->latency);
 	free(s);
 }
 
@@ -375,6 +384,55 @@ static int run_picker(struct sched_worker *w, const struct profile *profile,
 	return -EAGAIN;
 }
 
+/* ---- latency ---- */
+
+static void features_of(const struct sched_view *view, const struct sched_candidate *c,
+			struct latency_features *f)
+{
+	double uncached = view->prompt_tokens;
+
+	if (view->total_blocks)
+		uncached -= uncached * c->hit_blocks / view->total_blocks;
+	f->uncached_ktokens = (float)(uncached / 1e3);
+	f->prefill_ktokens = (float)((double)c->own_tokens / 1e3);
+	f->waiting = (float)c->waiting;
+	f->running = (float)(c->running > c->own_requests ? c->running : c->own_requests);
+	f->kv_used = c->kv_used;
+}
+
+/* predicted-latency-producer's parameters. */
+enum latency_param {
+	SLO_BUFFER,
+	CONTEXT_TTL,
+	STREAMING
+};
+
+/* What is predicted of each candidate, and the headroom to the request's SLOs. */
+static void predict_latencies(const struct sched_worker *w, struct sched_view *view)
+{
+	const struct plugin *p = w->sched->latency_params;
+	const struct sched_request *req = view->request;
+
+	for (uint32_t i = 0; i < view->count; i++) {
+		struct sched_candidate *c = &view->candidates[i];
+		struct latency_features f;
+		struct latency_estimate e;
+
+		features_of(view, c, &f);
+		e = latency_predict(&w->sched->latency[c->endpoint->slot], c->endpoint->generation,
+				    &f);
+		c->predicted = e.valid;
+		view->any_predicted |= e.valid;
+		c->ttft_ms = e.ttft_ms;
+		c->tpot_ms = e.itl_ms;
+		c->ttft_headroom = (float)req->slo_ttft_ms - e.ttft_ms;
+		c->tpot_headroom = 0;
+		if (p && p->params[STREAMING] != 0 && req->slo_tpot_ms)
+			c->tpot_headroom =
+				(float)(req->slo_tpot_ms * p->params[SLO_BUFFER]) - e.itl_ms;
+	}
+}
+
 /* ---- after the pick ---- */
 
 static void fill_pick(const struct sched_worker *w, const struct sched_view *view, uint32_t chosen,
@@ -403,6 +461,9 @@ static void fill_pick(const struct sched_worker *w, const struct sched_view *vie
 			ret->prompt_tokens = c->precise_tokens;
 	}
 	ret->inflight_tokens = ret->prompt_tokens - ret->cached_tokens_expected;
+	features_of(view, c, &ret->features);
+	ret->predicted = latency_predict(&w->sched->latency[c->endpoint->slot],
+					 c->endpoint->generation, &ret->features);
 	ret->candidates = view->count;
 	ret->score = w->totals[chosen];
 }
@@ -585,6 +646,8 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 		return err;
 	prompt_bytes = know(w, snap, &view);
 	hit = any_hit(&view);
+	if (s->uses_latency)
+		predict_latencies(w, &view);
 	if (s->uses_admitters && !admission_admits(s->setup, &view))
 		return -EDQUOT;
 	err = run_filters(w, profile, &view);
@@ -635,6 +698,21 @@ static void average(uint32_t *field, uint32_t value)
 	load_write(*field, old ? old + (uint32_t)(((int64_t)value - old) >> EWMA_SHIFT) : value);
 }
 
+static void learn_latency(struct scheduler *s, const struct sched_pick *pick,
+			  const struct sched_outcome *outcome)
+{
+	struct latency_model *m = &s->latency[pick->endpoint->slot];
+	struct sluice_endpoint_load *load = pick->endpoint->load;
+
+	if (!latency_learn(m, pick->endpoint->generation, &pick->features, &pick->predicted,
+			   outcome->ttft_us / 1e3, outcome->itl_us / 1e3))
+		return;
+	load_write(load->ttft_error_mean_ppm, (uint32_t)(m->ttft.mape * 1e6));
+	load_write(load->ttft_error_p90_ppm, (uint32_t)(m->ttft.p90 * 1e6));
+	load_write(load->itl_error_mean_ppm, (uint32_t)(m->itl.mape * 1e6));
+	load_write(load->itl_error_p90_ppm, (uint32_t)(m->itl.p90 * 1e6));
+}
+
 void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		    const struct sched_outcome *outcome)
 {
@@ -651,6 +729,8 @@ void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 	scheduler_first_token(pick);
 	average(&load->ttft_us, outcome->ttft_us);
 	average(&load->itl_us, outcome->itl_us);
+	if (!outcome->failed)
+		learn_latency(w->sched, pick, outcome);
 	if (outcome->usage_known) {
 		load_add(load->cached_tokens_total, outcome->cached_tokens);
 		load_add(load->prompt_tokens_total, outcome->prompt_tokens);

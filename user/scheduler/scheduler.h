@@ -18,6 +18,7 @@
 #include "base/config.h"
 #include "base/endpoint.h"
 #include "base/span.h"
+#include "scheduler/latency.h"
 
 struct decisions;
 struct prefix_index;
@@ -76,8 +77,10 @@ struct sched_pick {
 	uint32_t candidates;	  /* that the scorers compared */
 	uint32_t inflight_tokens; /* counted for it in endpoint_load: tokens yet to be prefilled */
 	uint32_t profile;	  /* of the setup */
-	bool precise;		  /* the next is what the endpoint's events say */
-	uint32_t precise_tokens;  /* of the prompt, in its cache */
+	struct latency_features features;
+	struct latency_estimate predicted;
+	bool precise;		 /* the next is what the endpoint's events say */
+	uint32_t precise_tokens; /* of the prompt, in its cache */
 	float score;
 };
 

@@ -295,7 +295,8 @@ static int setup_choose(const struct config *cfg, struct setup **ret, char **ret
 			(*ret)->from_file = true;
 		return err;
 	}
-	if (cfg->scheduler_profile && *cfg->scheduler_profile)
+	if (cfg->scheduler_profile && *cfg->scheduler_profile &&
+	    strcmp(cfg->scheduler_profile, "llm-d") != 0)
 		return setup_from_profile(cfg->scheduler_profile, ret, ret_error);
 	snprintf(text, sizeof(text),
 		 "queue-scorer=%g,kv-cache-utilization-scorer=%g,prefix-cache-scorer=%g",

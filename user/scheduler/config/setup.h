@@ -82,7 +82,7 @@ int setup_from_profile(const char *text, struct setup **ret, char **ret_error);
 /* From an EndpointPickerConfig in memory, or Helm values that hold one. name is for errors. */
 int setup_from_text(const char *name, struct span text, struct setup **ret, char **ret_error);
 int setup_from_file(const char *path, struct setup **ret, char **ret_error);
-/* What cfg asks for: the file, else the profile, else the default weights. */
+/* What cfg asks for: the file, else the profile; llm-d or none has the weights of cfg. */
 int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_error);
 void setup_free(struct setup *s);
 

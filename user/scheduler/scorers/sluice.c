@@ -3,8 +3,12 @@
  * sluice-scorer: the least work that this choice makes, in tokens of prefill:
  *
  *   cost = tokens this gateway has in prefill there    what the prompt waits for
- *        + uncachedWeight x its own uncached tokens    what it makes itself and all others wait for
+ *        + w x its own uncached tokens                 what it makes itself and all others wait for
  *        + requestTokens x requests there              each one slows every step
+ *   w    = uncachedWeight + tokens in prefill at an endpoint, in the mean / backlogTokens
+ *
+ * The longer the lines everywhere, the more wait behind every token of work that this choice makes:
+ * then it counts more to make none. backlogTokens 0: w is uncachedWeight.
  *
  * With rendezvousShare r, the endpoint that every gateway would name for this prompt is taken to
  * hold r of what is uncached: another gateway may have sent the prompt's beginning there. For
@@ -37,6 +41,16 @@ static uint32_t rendezvous(const struct sched_view *view)
 	return best;
 }
 
+/* Tokens in prefill at an endpoint, in the mean. */
+static double backlog(const struct sched_view *view)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < view->count; i++)
+		sum += (double)view->candidates[i].own_tokens;
+	return view->count ? sum / view->count : 0;
+}
+
 static uint32_t requests_at(const struct sched_candidate *c, uint32_t busiest)
 {
 	uint32_t seen = c->known ? c->waiting + c->running : busiest;
@@ -50,6 +64,8 @@ void score_sluice(const struct sched_view *view, const struct plugin *p, float *
 	double cost[ENDPOINTS_MAX], least = 0;
 	uint32_t busiest = 0, named = p->params[2] > 0 ? rendezvous(view) : UINT32_MAX;
 
+	if (p->params[3] > 0)
+		uncached_weight += backlog(view) / p->params[3];
 	for (uint32_t i = 0; i < view->count; i++)
 		if (view->candidates[i].known && requests_at(&view->candidates[i], 0) > busiest)
 			busiest = requests_at(&view->candidates[i], 0);
