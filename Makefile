@@ -67,7 +67,7 @@ $(B)/unit/%: $(B)/tests/unit/%.o $(LIB)
 	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
 $(B)/bench/%: $(B)/tests/bench/%.o $(LIB)
-	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) -o $@ $^ $(LIBS) -lyajl
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(CFLAGS) -o $@ $^ $(LIBS) -lyajl -lurcu-qsbr -lurcu-cds
 
 # BPF: vmlinux.h of the running kernel, one object a file, one linked skeleton.
 $(GEN)/vmlinux.h:

@@ -100,6 +100,8 @@ int kv_index_add(struct kv_index *ix, struct kv_chain *c, uint64_t hash, uint64_
 int kv_index_copy(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash);
 /* One of the stores of a block is undone; with the last one it is gone. -ENOENT: unknown. */
 int kv_index_remove(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash);
+/* That block will be asked for soon: its memory is fetched meanwhile. */
+void kv_index_prefetch(const struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash);
 /* Sweeps up to n places for pairs of forgotten endpoints. */
 void kv_index_sweep(struct kv_index *ix, uint32_t n);
 

@@ -27,7 +27,8 @@ struct walker {
 	const struct kv_index *ix;
 	const struct kv_prompt *prompt;
 	struct kv_match *ret;
-	struct front fronts[FRONTS_MAX];
+	struct front fronts[FRONTS_MAX + 1];
+	struct front *stack[FRONTS_MAX + 1]; /* those that wait, then the unused ones */
 	unsigned int count;
 	uint32_t steps;
 	bool split; /* a step had several children */
@@ -112,7 +113,7 @@ static bool look(struct walker *w, const struct front *parent, uint64_t h, struc
 	return child->groups[0] | child->groups[1];
 }
 
-/* Those that go no further. */
+/* Those of f that no child serves go no further. */
 static void settle(struct walker *w, const struct front *f, const uint8_t *served)
 {
 	for (unsigned int word = 0; word < GROUPS / 64; word++)
@@ -132,11 +133,11 @@ static void settle(struct walker *w, const struct front *f, const uint8_t *serve
 		}
 }
 
-/* Tries one length; the child, if somebody is there, becomes the last front. */
+/* Tries one length; the child, if somebody is there, waits on the stack. */
 static void try_length(struct walker *w, const struct front *f, uint32_t length, uint64_t h,
 		       uint8_t *served)
 {
-	struct front *child = &w->fronts[w->count];
+	struct front *child = w->stack[w->count];
 
 	if (w->count == FRONTS_MAX || !look(w, f, h, child))
 		return;
@@ -152,40 +153,59 @@ static void try_length(struct walker *w, const struct front *f, uint32_t length,
 		}
 }
 
-static void step(struct walker *w)
+/* served counts only for f's groups: the others need not be cleared. */
+static void served_clear(const struct front *f, uint8_t *served)
 {
-	struct front f = w->fronts[--w->count];
-	uint16_t lengths[KV_LENGTHS_MAX + NEXTS_MAX];
-	uint64_t hs[KV_LENGTHS_MAX + NEXTS_MAX];
-	uint8_t served[GROUPS] = {0};
-	uint32_t n = 0, kept = 0;
-	unsigned int before = w->count;
+	for (unsigned int word = 0; word < GROUPS / 64; word++)
+		for (uint64_t left = f->groups[word]; left; left &= left - 1)
+			served[word * 64 + (unsigned int)__builtin_ctzll(left)] = 0;
+}
 
-	if (f.many)
-		n = kv_lengths_get(w->ix, w->prompt, f.pos, f.h, lengths);
-	for (unsigned int i = 0; i < f.next_count; i++) {
+/* The lengths to try behind f, those of its words and of the side table. */
+static uint32_t lengths_of(const struct walker *w, const struct front *f, uint16_t *lengths)
+{
+	uint32_t n = 0, own = f->next_count;
+
+	if (f->many)
+		n = kv_lengths_get(w->ix, w->prompt, f->pos, f->h, lengths);
+	for (uint32_t i = 0, before = n; i < own; i++) {
 		bool twice = false;
 
-		for (uint32_t k = 0; k < n && !twice; k++)
-			twice = lengths[k] == f.nexts[i];
+		for (uint32_t k = 0; k < before && !twice; k++)
+			twice = lengths[k] == f->nexts[i];
 		if (!twice)
-			lengths[n++] = f.nexts[i];
+			lengths[n++] = f->nexts[i];
 	}
+	return n;
+}
+
+static void step(struct walker *w)
+{
+	struct front *f = w->stack[--w->count], *spare = w->stack[FRONTS_MAX];
+	uint16_t lengths[KV_LENGTHS_MAX + NEXTS_MAX];
+	uint64_t hs[KV_LENGTHS_MAX + NEXTS_MAX];
+	uint8_t served[GROUPS];
+	uint32_t n = lengths_of(w, f, lengths), kept = 0;
+	unsigned int before = w->count;
+
+	w->stack[w->count] = spare; /* children are made beside f, which stays until they are */
+	w->stack[FRONTS_MAX] = f;
+	served_clear(f, served);
 	/* A block that ends with the prompt or beyond it cannot be reused whole. */
-	for (uint32_t i = 0; i < n && f.depth < UINT16_MAX; i++) {
+	for (uint32_t i = 0; i < n && f->depth < UINT16_MAX; i++) {
 		struct kv_walk walk;
 
-		if (lengths[i] >= w->prompt->len - f.pos)
+		if (lengths[i] >= w->prompt->len - f->pos)
 			continue;
-		hs[kept] = kv_prompt_at(&w->ix->hash, w->prompt, f.pos + lengths[i]);
+		hs[kept] = kv_prompt_at(&w->ix->hash, w->prompt, f->pos + lengths[i]);
 		walk = kv_walk_begin(w->ix, hs[kept]);
 		__builtin_prefetch(&w->ix->lines[walk.line]);
 		lengths[kept++] = lengths[i];
 	}
 	for (uint32_t i = 0; i < kept; i++)
-		try_length(w, &f, lengths[i], hs[i], served);
+		try_length(w, f, lengths[i], hs[i], served);
 	w->split |= w->count > before + 1;
-	settle(w, &f, served);
+	settle(w, f, served);
 }
 
 /* What is counted on the way may belong to a part of the walk that did not come farthest. */
@@ -204,9 +224,18 @@ void kv_index_match(const struct kv_index *ix, const struct kv_prompt *prompt,
 		    const uint64_t slots[KV_SLOT_WORDS], const uint32_t *generations,
 		    struct kv_match *ret)
 {
-	struct walker w = {.ix = ix, .prompt = prompt, .ret = ret, .count = 1};
+	struct walker w;
 	struct front *root = &w.fronts[0];
 
+	w.ix = ix;
+	w.prompt = prompt;
+	w.ret = ret;
+	w.count = 1;
+	w.steps = 0;
+	w.split = false;
+	for (unsigned int i = 0; i <= FRONTS_MAX; i++)
+		w.stack[i] = &w.fronts[i];
+	memset(root, 0, sizeof(*root));
 	root->h = prompt->root;
 	root->many = true; /* the first blocks' lengths always stand in the side table */
 	for (unsigned int i = 0; i < KV_SLOT_WORDS; i++)

@@ -26,30 +26,32 @@ static uint64_t key_home(const struct kv_index *ix, uint64_t key)
 	return kv_scale(kv_mix(key), ix->pair_slots);
 }
 
-static struct kv_pair *pair_find(const struct kv_index *ix, uint64_t key)
+/* The pair, or the free place where it would stand. */
+static struct kv_pair *pair_place(const struct kv_index *ix, uint64_t key)
 {
 	uint64_t i = key_home(ix, key);
 
 	for (;; i = i + 1 < ix->pair_slots ? i + 1 : 0) {
 		struct kv_pair *p = &ix->pairs[i];
 
-		if (!p->state)
-			return NULL;
-		if (p->key_low == (uint32_t)key && key_of(p) == key)
+		if (!p->state || (p->key_low == (uint32_t)key && key_of(p) == key))
 			return p;
 	}
 }
 
-static void pair_put(struct kv_index *ix, uint64_t key, uint64_t state)
+static struct kv_pair *pair_find(const struct kv_index *ix, uint64_t key)
 {
-	uint64_t i = key_home(ix, key);
+	struct kv_pair *p = pair_place(ix, key);
 
-	while (ix->pairs[i].state)
-		i = i + 1 < ix->pair_slots ? i + 1 : 0;
-	ix->pairs[i] = (struct kv_pair){.state = state,
-					.key_low = (uint32_t)key,
-					.key_mid = (uint16_t)(key >> 32),
-					.key_high = (uint8_t)(key >> 48)};
+	return p->state ? p : NULL;
+}
+
+static void pair_put(struct kv_pair *place, uint64_t key, uint64_t state)
+{
+	*place = (struct kv_pair){.state = state,
+				  .key_low = (uint32_t)key,
+				  .key_mid = (uint16_t)(key >> 32),
+				  .key_high = (uint8_t)(key >> 48)};
 }
 
 static uint64_t distance(const struct kv_index *ix, uint64_t from, uint64_t to)
@@ -131,6 +133,15 @@ static uint64_t *word_find(struct kv_index *ix, uint64_t h, uint32_t place, uint
 	}
 }
 
+static unsigned int line_free(const struct kv_line *line)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < LINE_WORDS; i++)
+		n += !line->word[i];
+	return n;
+}
+
 /* A free place on the line, if need be a ghost's. */
 static uint64_t *line_room(struct kv_index *ix, uint64_t at)
 {
@@ -155,6 +166,11 @@ static uint64_t *word_make(struct kv_index *ix, uint64_t h, uint32_t place)
 
 	if (word)
 		return word;
+	if (line_free(&ix->lines[w.line]) < 3) { /* crowded: the second home, if it is not */
+		kv_walk_next(ix, &w);
+		if (line_free(&ix->lines[w.line]) < 4)
+			w = kv_walk_begin(ix, h);
+	}
 	for (;; kv_walk_next(ix, &w)) {
 		word = line_room(ix, w.line);
 		if (word)
@@ -291,9 +307,9 @@ static void next_set(struct kv_index *ix, uint64_t *word, uint64_t h, uint32_t l
 		word_write(word, w | (uint64_t)NEXT_MANY << 16);
 }
 
-/* A pair that was not there. */
-static int pair_new(struct kv_index *ix, uint16_t owner, uint64_t key, uint64_t h,
-		    uint64_t **ret_word)
+/* A pair that was not there, at its free place. */
+static int pair_new(struct kv_index *ix, struct kv_pair *place, uint16_t owner, uint64_t key,
+		    uint64_t h, uint64_t **ret_word)
 {
 	uint64_t *word = NULL;
 
@@ -306,7 +322,7 @@ static int pair_new(struct kv_index *ix, uint16_t owner, uint64_t key, uint64_t 
 	if (*word & holder_bit(owner))
 		double_add(ix, h, owner);
 	word_write(word, *word | holder_bit(owner));
-	pair_put(ix, key, h | 1ULL << KV_HASH_BITS);
+	pair_put(place, key, h | 1ULL << KV_HASH_BITS);
 	figure_add(&ix->stats.pairs, 1);
 	figure_add(&ix->owner_pairs[owner & (OWNERS - 1)], 1);
 	*ret_word = word;
@@ -324,9 +340,11 @@ int kv_index_add(struct kv_index *ix, struct kv_chain *c, uint64_t hash, uint64_
 	ix->writes++;
 	if (ix->dying)
 		kv_index_sweep(ix, 4); /* moves pairs */
-	p = pair_find(ix, key);
+	__builtin_prefetch(&ix->pairs[key_home(ix, key)]);
 	h = kv_hash_add(&ix->hash, h, bytes, n);
-	if (p && !err) {
+	__builtin_prefetch(&ix->lines[kv_walk_begin(ix, h).line]);
+	p = pair_place(ix, key);
+	if (p->state && !err) {
 		if (state_h(p->state) != h)
 			figure_add(&ix->stats.conflicts, 1);
 		h = state_h(p->state);
@@ -335,7 +353,7 @@ int kv_index_add(struct kv_index *ix, struct kv_chain *c, uint64_t hash, uint64_
 		figure_add(&ix->stats.again, 1);
 		word = word_find(ix, h, place_of(c->owner), &line);
 	} else if (!err) {
-		err = pair_new(ix, c->owner, key, h, &word);
+		err = pair_new(ix, p, c->owner, key, h, &word);
 	}
 	if (err)
 		return err;
@@ -358,10 +376,10 @@ int kv_index_copy(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_
 
 	if (!owner_get(ix, slot, tier, &owner))
 		return unknown(ix);
-	own = pair_find(ix, pair_key(owner, hash));
+	own = pair_place(ix, pair_key(owner, hash));
 	other = pair_find(ix, pair_key(owner ^ OWNER_CPU, hash));
 	ix->writes++;
-	if (own) {
+	if (own->state) {
 		if (state_count(own->state) < COUNT_MAX)
 			own->state += 1ULL << KV_HASH_BITS;
 		figure_add(&ix->stats.again, 1);
@@ -371,7 +389,7 @@ int kv_index_copy(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_
 		uint64_t line, h = state_h(other->state);
 		uint64_t *there = word_find(ix, h, place_of(owner ^ OWNER_CPU), &line);
 		uint32_t next = there ? word_next(*there) : 0;
-		int err = pair_new(ix, owner, pair_key(owner, hash), h, &word);
+		int err = pair_new(ix, own, owner, pair_key(owner, hash), h, &word);
 
 		if (err)
 			return err;
@@ -403,6 +421,14 @@ static void pair_drop(struct kv_index *ix, struct kv_pair *p)
 		ix->owner_state[who] = OWNER_FREE;
 		ix->dying--;
 	}
+}
+
+void kv_index_prefetch(const struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash)
+{
+	uint16_t owner;
+
+	if (owner_get(ix, slot, tier, &owner))
+		__builtin_prefetch(&ix->pairs[key_home(ix, pair_key(owner, hash))]);
 }
 
 int kv_index_remove(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash)
