@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from harness import BIN, ROOT, SOAK, Gateway, Process, Skip, eventually, free_port, get, main, post
+from harness import BIN, ROOT, SOAK, Gateway, Process, Sim, Skip, eventually, free_port, get, main, post
 from replay import fixture, payload
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -32,7 +32,7 @@ ROUNDS = 3
 
 
 def chat(text="hello", **more):
-    return {"model": "big", "messages": [{"role": "user", "content": text}], **more}
+    return {**{"model": "big", "messages": [{"role": "user", "content": text}]}, **more}
 
 
 def request(**more):
@@ -215,6 +215,49 @@ def test_stalled_readers_stop_our_reading_not_our_memory():
         assert gw.grew_kb(first) < 4096, (first, gw.rss_kb())
         served(gw)
         nobody_else_suffers("stalled readers", before, during, yard.p99_ms())
+
+
+def test_idle_and_streaming_connections_are_small():
+    """User memory: at most 2 KB for an idle kept connection, 16 KB for a stream that is relayed."""
+    idle, streaming = (9500, 2000) if SOAK else (800, 100)
+    with Sim("--max-num-seqs", "4096", "--max-waiting-queue-length", "4096",
+             "--time-to-first-token", "50ms", "--inter-token-latency", "300ms") as sim, \
+            Gateway(sim.endpoints, "--head-timeout", "60s") as gw:
+        ask = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+        for _ in range(20):
+            assert post(gw.port, PATH, chat(model="tiny")).status == 200
+        rss, fds = gw.rss_kb(), gw.fds()
+        held = []
+        for _ in range(idle):
+            s = socket.create_connection(("127.0.0.1", gw.port), 60)
+            s.sendall(ask)
+            assert s.recv(4096).startswith(b"HTTP/1.1 200")
+            held.append(s)
+        each = gw.grew_kb(rss) / idle
+        print(f"# {idle} idle connections: RSS {rss} KB before, {gw.rss_kb()} KB with them, "
+              f"{each:.2f} KB each", flush=True)
+        assert each <= 2 + 2048 / idle, each
+        for s in held:
+            s.close()
+        eventually("they are gone", lambda: gw.fds() <= fds + 16, 60)
+        rss = gw.rss_kb()
+        streams = []
+        for i in range(streaming):
+            s = socket.create_connection(("127.0.0.1", gw.port), 60)
+            s.sendall(request(text=f"{i} stream", stream=True, model="tiny", max_tokens=1000))
+            streams.append(s)
+        for s in streams:
+            assert s.recv(4096).startswith(b"HTTP/1.1 200")
+        eventually("all are relayed", lambda: sum(
+            e["inflight_requests"] for e in get(gw.admin, "/state/endpoints").json()["endpoints"])
+            == streaming)
+        each = gw.grew_kb(rss) / streaming
+        print(f"# {streaming} relayed streams: RSS {rss} KB before, {gw.rss_kb()} KB with them, "
+              f"{each:.2f} KB each", flush=True)
+        assert each <= 16 + 4096 / streaming, each
+        for s in streams:
+            s.close()
+        eventually("descriptors come back", lambda: gw.fds() <= fds + 16, 60)
 
 
 def abort_some(port, seed, count, over):

@@ -104,7 +104,7 @@ def test_an_endpoint_with_a_hundred_megabyte_head_among_eight_fails_no_request()
 
 
 def test_a_hung_endpoint_among_eight_fails_no_request():
-    assert among_eight(replay.hang, flags=("--response-timeout", "500ms")) > 0
+    assert among_eight(replay.hang, flags=("--response-timeout", "2s")) > 0
 
 
 def test_a_dead_a_hung_and_a_lying_endpoint_among_eight_fail_no_request():
@@ -117,7 +117,7 @@ def test_a_dead_a_hung_and_a_lying_endpoint_among_eight_fail_no_request():
     good = [Replay() for _ in range(5)]
     dead = f"127.0.0.1:{free_port()}"
     everyone = [good[0], dead, good[1], engines["hung"], good[2], engines["lying"], *good[3:]]
-    with Gateway(everyone, "--response-timeout", "500ms", "--scheduler-profile",
+    with Gateway(everyone, "--response-timeout", "2s", "--scheduler-profile",
                  "random-picker") as gw:
         def one(i):
             stream = i % 2 == 1

@@ -36,7 +36,7 @@ void blocks_fini(struct blocks *b)
 
 static struct block *block_take(struct blocks *b, int k, bool past_budget)
 {
-	struct block *block = b->free[k];
+	struct block **from = b->free[k] ? &b->free[k] : &b->cold[k], *block = *from;
 
 	if ((atomic_fetch_add_explicit(&b->budget->used, sizes[k], memory_order_relaxed) +
 			     sizes[k] >
@@ -47,8 +47,8 @@ static struct block *block_take(struct blocks *b, int k, bool past_budget)
 		return NULL;
 	}
 	if (block) {
-		b->free[k] = block->next;
-		b->kept[k] -= b->kept[k] > 0;
+		b->kept[k] -= from == &b->free[k];
+		*from = block->next;
 	} else {
 		block = &b->heads[k][b->fresh[k]];
 		block->data = b->memory[k] + (size_t)b->fresh[k]++ * sizes[k];
@@ -77,12 +77,15 @@ void block_free(struct blocks *b, struct block *block)
 		return;
 	k = block->size > BLOCK_SMALL;
 	atomic_fetch_sub_explicit(&b->budget->used, sizes[k], memory_order_relaxed);
-	if (b->kept[k] >= kept_max[k])
-		madvise(block->data, block->size, MADV_DONTNEED);
-	else
+	if (b->kept[k] < kept_max[k]) {
 		b->kept[k]++;
-	block->next = b->free[k];
-	b->free[k] = block;
+		block->next = b->free[k];
+		b->free[k] = block;
+	} else {
+		madvise(block->data, block->size, MADV_DONTNEED);
+		block->next = b->cold[k];
+		b->cold[k] = block;
+	}
 }
 
 void block_free_chain(struct blocks *b, struct block *first)

@@ -29,8 +29,8 @@ struct budget {
 
 struct blocks {
 	struct budget *budget;
-	char *memory[2]; /* small, big */
-	struct block *heads[2], *free[2];
+	char *memory[2];			    /* small, big */
+	struct block *heads[2], *free[2], *cold[2]; /* free ones: with pages, without */
 	uint32_t count[2], fresh[2], kept[2];
 };
 
