@@ -22,6 +22,7 @@
 #include "dataplane/flow_control.h"
 #include "dataplane/live.h"
 #include "dataplane/disagg/disagg.h"
+#include "dataplane/rewrite.h"
 #include "dataplane/worker.h"
 #include "scheduler/config/setup.h"
 #include "scheduler/decisions.h"
@@ -43,6 +44,7 @@ struct agent {
 	struct access_log *log;
 	struct admin *admin;
 	struct guard *guard;
+	struct rewrites *rewrites;
 	_Atomic bool ready;
 	uint64_t started_ns;
 	struct worker *workers;
@@ -79,6 +81,8 @@ static int knowledge_init(struct agent *a)
 	char why[160];
 	int err = disagg_check(&a->cfg, why, sizeof(why));
 
+	if (!err)
+		err = rewrites_new(&a->cfg, why, sizeof(why), &a->rewrites);
 	if (err) {
 		log_error("%s", why);
 		return err;
@@ -115,6 +119,7 @@ static int workers_init(struct agent *a)
 		w->budget = &a->budget;
 		w->log = a->log;
 		w->sched = scheduler_worker(a->sched, i);
+		w->rewrites = a->rewrites;
 		w->kv_index = kv_service_index(a->kv);
 		w->kv_models = kv_service_models(a->kv);
 		if (flow_init(w, &a->flow))
@@ -477,7 +482,8 @@ int main(int argc, char **argv)
 		printf("sluiced %s\n", SLUICE_VERSION);
 		return 0;
 	case CONFIG_CHECK:
-		if (control_check(&agent.cfg, text, sizeof(text))) {
+		if (control_check(&agent.cfg, text, sizeof(text)) ||
+		    rewrites_new(&agent.cfg, text, sizeof(text), &agent.rewrites)) {
 			fprintf(stderr, "sluiced: %s\n", text);
 			return 2;
 		}

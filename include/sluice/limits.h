@@ -26,7 +26,10 @@
 #define JSON_DEPTH_MAX	     256  /* 400; json_refused_total */
 #define PROMPT_SPANS_MAX     4096 /* the rest of the prompt is one span; prompt_spans_merged_total */
 #define MODEL_NAME_BYTES_MAX 256  /* 400; json_refused_total */
-#define EDITS_MAX	     16	  /* edits to one body; our own code keeps below it (assertion) */
+#define EDITS_MAX	     24	  /* edits to one body; our own code keeps below it */
+#define REWRITE_TARGETS_MAX                                                                        \
+	16 /* models that one rewritten name stands for; configuration error                       \
+	    */
 
 /* Endpoints. */
 #define ENDPOINTS_MAX	  1024 /* one more is refused, logged; endpoints_refused_total */

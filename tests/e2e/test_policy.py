@@ -6,7 +6,8 @@ import signal
 import tempfile
 import threading
 
-from harness import Gateway, Process, Skip, call, chat, eventually, free_port, get, main, post
+from harness import (SLUICED, Gateway, Process, Skip, call, chat, eventually, free_port, get, main,
+                     post)
 from replay import DATA, Replay, fixture, hang, payload
 
 PATH = "/v1/chat/completions"
@@ -44,6 +45,30 @@ def test_the_version_is_the_gateways_own():
     with Gateway([engine]) as gw:
         assert call(gw.port, "GET", "/version").json() == {"version": "sluice"}
         assert not [r for r in engine.requests if r.path == "/version" and r.field("user-agent") != "sluice"]
+    engine.stop()
+
+
+def test_a_model_is_rewritten_in_place_and_by_weight():
+    engine = Replay()
+    with Gateway([engine], "--model-rewrite", "alias=tiny", "--model-rewrite",
+                 "some=tiny:3,nobody-has-it:1") as gw:
+        for body in (b'{ "messages" : [{"role":"user","content":"\\u00e9 \\" x"}] , "model" : '
+                     b'"al\\u0069as" ,"max_tokens":8 , "seed" : 1.50}',
+                     b'{"model":"alias","messages":[{"role":"user","content":"x"}]}'):
+            engine.clear()
+            got = call(gw.port, "POST", PATH, body)
+            assert got.status == 200, got.body
+            want = body.replace(b'"al\\u0069as"', b'"tiny"').replace(b'"alias"', b'"tiny"')
+            assert engine.inference()[0].body == want, engine.inference()[0].body
+        statuses = [post(gw.port, PATH, {**chat(f"{i}"), "model": "some"}).status
+                    for i in range(120)]
+        assert set(statuses) == {200, 404}, statuses
+        assert 60 < statuses.count(200) < 115, statuses.count(200)
+        assert gw.metric("sluice_model_rewritten_total") == 122
+    for rule in ("alias", "=x", "a=", "a=b:", "a=b:0", 'a=b"c', "a=b,"):
+        bad = Process([SLUICED, "--endpoint", "127.0.0.1:9", "--model-rewrite", rule,
+                       "--check-config"])
+        assert bad.popen.wait(10) == 2 and "model-rewrite" in bad.output(), (rule, bad.output())
     engine.stop()
 
 

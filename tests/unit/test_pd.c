@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "dataplane/disagg/answer.h"
-#include "dataplane/disagg/body.h"
+#include "dataplane/body.h"
 #include "dataplane/disagg/connector.h"
 #include "scheduler/pd.h"
 

@@ -31,7 +31,8 @@ struct config {
 	uint64_t response_timeout_ms; /* endpoint's head; 0 none */
 	uint64_t stall_timeout_ms, drain_timeout_ms, relay_bytes_max;
 	uint64_t retries_max, retry_budget_percent;
-	char *pd, *pd_decider; /* NULL: "auto", "sluice" */
+	struct string_list model_rewrites; /* "FROM=TO[:WEIGHT],…" */
+	char *pd, *pd_decider;		   /* NULL: "auto", "sluice" */
 	bool pd_fallback;
 	struct string_list pd_header_allow; /* prefill addresses an outer gateway may name */
 	uint64_t pd_alone_percent;

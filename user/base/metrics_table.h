@@ -17,6 +17,7 @@ COUNTER(BODY_BUDGET_WAITS, "body_budget_waits_total", "",
 COUNTER(JSON_REFUSED, "json_refused_total", "",
 	"Bodies refused: not JSON, or a routing field is wrong")
 COUNTER(SPANS_MERGED, "prompt_spans_merged_total", "", "Prompts of more parts than are told apart")
+COUNTER(MODEL_REWRITTEN, "model_rewritten_total", "", "Requests whose model name was rewritten")
 COUNTER(GATEWAY_FIELDS_STRIPPED, "gateway_fields_stripped_total", "",
 	"Bodies from which a gateway-only member was cut")
 COUNTER(RETRY_CONNECT, "forward_retries_total", "reason=\"connect\"",

@@ -90,6 +90,8 @@ const struct option_row option_rows[] = {
 	{ COUNT("retry-budget-percent", retry_budget_percent, RETRY_BUDGET_PERCENT, 0, 100),
 	  .help = "retries at a time, in percent of live requests" },
 	{ BOOL("retry-500", retry_500, false), .help = "retry also after a 500" },
+	{ .name = "model-rewrite", .type = OPTION_LIST, FIELD(model_rewrites), .placeholder = "RULE",
+	  .help = "engines are asked for another model: FROM=TO[:WEIGHT][,TO[:WEIGHT]]… (repeatable)" },
 	{ SIZE("relay-bytes-max", relay_bytes_max, RELAY_BYTES_MAX, 4096, 1 << 30),
 	  .help = "unsent to a client; then the engine is not read" },
 

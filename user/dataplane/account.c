@@ -12,9 +12,10 @@ static uint64_t span_us(uint64_t from, uint64_t to)
 
 void account_begin(struct request *req)
 {
-	struct span model = span_of_str(req->says.model);
+	struct span target = span_of_str(req->says.model);
 
-	req->figures = model_row(model, model);
+	req->figures =
+		model_row(req->rewritten.len ? span_of_str(req->asked_model) : target, target);
 	model_count(req->figures, MODEL_STARTED, 1);
 }
 

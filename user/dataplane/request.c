@@ -13,6 +13,7 @@
 #include "base/health.h"
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/kv_body.h"
+#include "dataplane/rewrite.h"
 #include "dataplane/upstream.h"
 
 static void request_pick(struct request *req);
@@ -281,6 +282,23 @@ static void request_pick(struct request *req)
 	forward_start(req);
 }
 
+/* From here on the request is for the target; the client's own name is kept for the account. */
+static void model_rewrite(struct request *req)
+{
+	struct worker *w = req->worker;
+	uint64_t draw = w->random[0] * 0x9e3779b97f4a7c15ULL ^ w->random[1];
+	struct span model = span_of_str(req->says.model), to;
+
+	to = rewrites_find(w->rewrites, model, draw);
+	if (!to.len)
+		return;
+	memcpy(req->asked_model, model.ptr, model.len + 1);
+	memcpy(req->says.model, to.ptr + 1, to.len - 2);
+	req->says.model[to.len - 2] = '\0';
+	req->rewritten = to;
+	metric_inc(M_MODEL_REWRITTEN);
+}
+
 /* Does the body say something that can be served? Answers it here if not. */
 static bool body_checked(struct request *req)
 {
@@ -295,6 +313,8 @@ static bool body_checked(struct request *req)
 	}
 	if (req->says.spans_merged)
 		metric_inc(M_SPANS_MERGED);
+	if (req->worker->rewrites)
+		model_rewrite(req);
 	if (req->says.model[0] && snap && snap->model_count &&
 	    !snapshot_find_model(snap, span_of_str(req->says.model))) {
 		respond_unknown_model(req, req->says.model);

@@ -9,17 +9,11 @@
 
 #include "base/http1.h"
 #include "base/sse.h"
+#include "dataplane/body.h"
 #include "dataplane/client.h"
 #include "dataplane/flow_control.h"
 #include "dataplane/openai.h"
 #include "dataplane/routes.h"
-
-#define SEGMENTS_MAX (EDITS_MAX + 2)
-
-/* A stretch of the body that is forwarded; what lies between is cut out. */
-struct segment {
-	uint64_t start, end;
-};
 
 struct request {
 	struct client *client;
@@ -32,12 +26,12 @@ struct request {
 	uint64_t body_bytes;
 	struct http1_chunks chunks;
 	uint32_t rest_at, rest_bytes; /* of a pipelined next request, in the last block */
-	struct segment segments[SEGMENTS_MAX];
-	uint32_t segment_count;
 	uint64_t forward_bytes;
+	struct span
+		rewritten; /* JSON text of the model that engines are asked for; empty: as it is */
 
 	struct disagg *pd;	      /* disagg/: it has several legs */
-	const struct body_view *view; /* disagg/: sent in place of the segments */
+	const struct body_view *view; /* disagg/: sent in place of own */
 
 	struct sched_pick pick;
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
@@ -60,7 +54,9 @@ struct request {
 	/* Large, and not zeroed with the rest: pages are touched on demand. */
 	struct openai_scan scan;
 	struct openai_request says;
-	struct http1_head head; /* spans point into the first block */
+	struct body_view own;			/* what is forwarded of the body, with its edits */
+	char asked_model[MODEL_NAME_BYTES_MAX]; /* if it was rewritten */
+	struct http1_head head;			/* spans point into the first block */
 	struct prompt_span spans[PROMPT_SPANS_MAX];
 };
 

@@ -1,88 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Body offsets and where they lie. The body is a chain of blocks; what is forwarded of it is a few
- * segments; nothing is copied.
+ * Body offsets and where they lie. The body is a chain of blocks; what is forwarded of it is that
+ * chain with a few edits, and what is prompt in it goes to the scheduler; nothing is copied.
  */
-#include <string.h>
-
-#include "dataplane/disagg/body.h"
 #include "dataplane/request.h"
 
-static void segment_add(struct request *req, uint64_t start, uint64_t end)
-{
-	if (end <= start)
-		return;
-	req->segments[req->segment_count++] = (struct segment){start, end};
-	req->forward_bytes += end - start;
-}
-
-/* Members that only gateways may send. One before the first kept member takes the comma after it
- * along, a later one the comma before it. */
 void segments_build(struct request *req)
 {
-	uint64_t from = 0;
+	struct body_edit edits[OPENAI_BOOTSTRAP_ROOM - OPENAI_KV_TRANSFER_PARAMS + 2];
+	bool strip = !req->worker->cfg->allow_gateway_fields, stripped = false;
+	uint32_t n = 0;
 
-	req->segment_count = 0;
-	req->forward_bytes = 0;
-	for (int round = 0; round < OPENAI_MEMBER_COUNT; round++) {
-		const struct openai_place *next = NULL;
-
-		for (int m = OPENAI_KV_TRANSFER_PARAMS; m <= OPENAI_BOOTSTRAP_ROOM; m++) {
-			const struct openai_place *p = &req->says.members[m];
-
-			if (p->end && p->key >= from && (!next || p->key < next->key))
-				next = p;
-		}
-		if (!next || req->worker->cfg->allow_gateway_fields)
-			break;
-		if (next->key > req->says.first_kept) {
-			segment_add(req, from, next->comma);
-			from = next->end;
-		} else {
-			segment_add(req, from, next->key);
-			from = req->says.first_kept == ~0ULL ? req->says.close
-							     : req->says.first_kept;
-		}
+	for (int m = OPENAI_KV_TRANSFER_PARAMS; strip && m <= OPENAI_BOOTSTRAP_ROOM; m++) {
+		edits[n++] = (struct body_edit){.kind = BODY_CUT, .member = (enum openai_member)m};
+		stripped |= req->says.members[m].end != 0;
 	}
-	if (from)
+	if (req->rewritten.len)
+		edits[n++] = (struct body_edit){
+			.kind = BODY_REPLACE, .member = OPENAI_MODEL, .value.span = req->rewritten};
+	if (stripped)
 		metric_inc(M_GATEWAY_FIELDS_STRIPPED);
-	segment_add(req, from, req->body_bytes);
+	/* A handful of edits make fewer parts than there is room for. */
+	(void)body_build(&req->own, req->body, req->body_bytes, &req->says, edits, n);
+	req->forward_bytes = req->own.bytes;
 }
 
 unsigned int segments_fill(const struct request *req, uint64_t from, struct iovec *iov,
 			   unsigned int max)
 {
-	unsigned int n = 0;
-	uint64_t out = 0; /* position in the forwarded body */
-
-	if (req->view)
-		return body_fill(req->view, from, iov, max);
-	for (uint32_t i = 0; i < req->segment_count && n < max; i++) {
-		struct segment seg = req->segments[i];
-		uint64_t at = 0; /* offset of the block in the body */
-
-		if (out + seg.end - seg.start <= from) {
-			out += seg.end - seg.start;
-			continue;
-		}
-		if (from > out)
-			seg.start += from - out, out = from;
-		for (struct block *b = req->body; b && n < max && seg.start < seg.end;
-		     b = b->next) {
-			uint64_t used = block_used(b), take;
-
-			if (seg.start < at + used) {
-				take = (seg.end < at + used ? seg.end : at + used) - seg.start;
-				iov[n++] =
-					(struct iovec){b->data + b->start + (seg.start - at), take};
-				seg.start += take;
-				out += take;
-				from = out;
-			}
-			at += used;
-		}
-	}
-	return n;
+	return body_fill(req->view ? req->view : &req->own, from, iov, max);
 }
 
 static uint8_t piece_kind(uint8_t kind)

@@ -38,6 +38,7 @@ struct worker {
 	struct budget *budget;
 	struct access_log *log;
 	struct sched_worker *sched;
+	const struct rewrites *rewrites; /* NULL: none */
 	struct endpoint_mailbox mailbox;
 	struct endpoint_snapshot *snapshot; /* NULL until the store posts one */
 	struct ring ring;

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "dataplane/disagg/body.h"
+#include "dataplane/body.h"
 
 #define USAGE_BYTES_MAX 1024
 

@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-#include "dataplane/disagg/body.h"
+#include "dataplane/body.h"
 
 struct disagg;
 
@@ -54,6 +54,7 @@ const struct pd_connector *pd_connector_find(const char *name);
 /* edits.c: what connectors have in common. */
 void edit_cut(struct edits *e, enum openai_member member);
 void edit_replace(struct edits *e, enum openai_member member, const char *value);
+void edit_value(struct edits *e, enum openai_member member, struct span value);
 void edit_set(struct edits *e, enum openai_member member, const char *value);
 __attribute__((format(printf, 3, 4))) void edit_add(struct edits *e, const char *name,
 						    const char *fmt, ...);

@@ -49,6 +49,11 @@ void edit_replace(struct edits *e, enum openai_member member, const char *value)
 	edit_new(e, BODY_REPLACE, member, NULL)->value.span = span_of_str(value);
 }
 
+void edit_value(struct edits *e, enum openai_member member, struct span value)
+{
+	edit_new(e, BODY_REPLACE, member, NULL)->value.span = value;
+}
+
 void edit_set(struct edits *e, enum openai_member member, const char *value)
 {
 	edit_new(e, BODY_SET, member, openai_member_name(member))->value.span = span_of_str(value);

@@ -25,6 +25,8 @@ int leg_body(struct disagg *pd, void (*members)(const struct disagg *, struct ed
 	int err;
 
 	edit_strip(&e);
+	if (req->rewritten.len)
+		edit_value(&e, OPENAI_MODEL, req->rewritten);
 	if (members)
 		members(pd, &e);
 	if (pd->ec && !(members == pd->connector->decode &&

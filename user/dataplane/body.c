@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Edits into parts, parts into iov entries. Nothing of the prompt is copied or moved. */
-#include "dataplane/disagg/body.h"
+#include "dataplane/body.h"
 
 #include <errno.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  * The body of one leg: stretches of the request's own body, which is held once, and inserted text.
  * Members are cut, replaced and added at their places; every other byte is the client's.
  */
-#ifndef SLUICE_DATAPLANE_DISAGG_BODY_H
-#define SLUICE_DATAPLANE_DISAGG_BODY_H
+#ifndef SLUICE_DATAPLANE_BODY_H
+#define SLUICE_DATAPLANE_BODY_H
 
 #include <sys/uio.h>
 
@@ -12,7 +12,7 @@
 #include "dataplane/blocks.h"
 #include "dataplane/openai.h"
 
-#define BODY_EDITS_MAX 24
+#define BODY_EDITS_MAX EDITS_MAX
 #define BODY_PARTS_MAX 160 /* edits, and inserted text that lies in many blocks */
 
 struct body_part {
