@@ -51,6 +51,8 @@ static enum pd_verdict decode(struct conn *c, json_t *kv, struct seq *s)
 	}
 	if (h->reader)
 		return pd_fail(c, "these blocks are being pulled already");
+	c->reply.remote_cached =
+		(uint32_t)json_integer_value(json_object_get(kv, "remote_prefill_cached_tokens"));
 	return pd_pulls(c, s, h);
 }
 

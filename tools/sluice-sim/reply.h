@@ -26,6 +26,7 @@ struct reply {
 	char *echo; /* --mode echo: the text that is answered; NULL: words of the hash */
 	size_t echo_len;
 	uint32_t prompt_tokens, cached_tokens, max_tokens;
+	uint32_t remote_cached; /* what a prefill engine had found cached */
 	long long created;
 	unsigned int port;
 };

@@ -67,7 +67,7 @@ static void token_made(struct seq *s)
 	struct conn *c = s->owner;
 	bool last = s->made >= s->max_tokens;
 
-	c->reply.cached_tokens = s->remote ? 0 : s->cached_tokens;
+	c->reply.cached_tokens = s->remote ? c->reply.remote_cached : s->cached_tokens;
 	if (last && !pd_finish(c))
 		; /* another answer, or none */
 	else if (c->reply.stream)

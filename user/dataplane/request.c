@@ -263,7 +263,10 @@ static void request_pick(struct request *req)
 	}
 	metric_inc(err ? M_PICK_FAILED : M_PICKED);
 	if (err) {
-		pick_failed(req, err);
+		if (req->pd && disagg_unpicked(req))
+			request_pick(req);
+		else
+			pick_failed(req, err);
 		return;
 	}
 	req->picked = true; /* and a half-open circuit's trial is ours to report */

@@ -318,7 +318,30 @@ static enum pd_cause decode_cause(const struct failure *why)
 	}
 }
 
-bool disagg_decode_failed(struct request *req, const struct failure *why)
+/* Whose blocks they are: is it still thought well? */
+static bool prefill_alive(const struct disagg *pd)
+{
+	const struct endpoint_snapshot *snap = pd->worker->snapshot;
+
+	for (uint32_t i = 0; snap && i < snap->view_count; i++)
+		if (snap->views[i]->slot == pd->prefill_slot)
+			return health_may_pick(snap->views[i]);
+	return false;
+}
+
+bool disagg_unpicked(struct request *req)
+{
+	struct disagg *pd = req->pd;
+
+	if (pd->phase != PD_DECODE || !pd->transfer_failed)
+		return false;
+	pd->phase = PD_AGAIN;
+	prefill_exclude(pd);
+	req->tried_count = 0;
+	return true;
+}
+
+bool disagg_decode_failed(struct request *req, struct failure *why)
 {
 	struct disagg *pd = req->pd;
 	enum pd_cause cause = decode_cause(why);
@@ -336,6 +359,12 @@ bool disagg_decode_failed(struct request *req, const struct failure *why)
 	if (cause != PD_CAUSE_TRANSFER || !req->worker->cfg->pd_fallback)
 		return false;
 	/* It answered, but without the KV cache: the pod is fine, the pair is not. */
+	if (pd->answer && pd->connector->params_survive && !pd->transfer_failed &&
+	    prefill_alive(pd) && request_may_retry(req)) {
+		pd->transfer_failed = true;
+		why->health = HEALTH_CLIENT_ERROR;
+		return false;
+	}
 	health_report(req->pick.endpoint, HEALTH_CLIENT_ERROR);
 	prefill_exclude(pd);
 	req->sse = (struct sse){0};

@@ -65,6 +65,7 @@ struct disagg {
 
 	struct sched_pick prefill;
 	bool prefill_picked, alone_counted;
+	bool transfer_failed;	      /* another decode pod tries the same parameters */
 	const struct endpoint *asked; /* by x-prefiller-host-port; only to be compared */
 	uint16_t tried[PD_PREFILL_TRIES + 1], tried_count;
 	uint8_t tries;
@@ -121,7 +122,9 @@ void disagg_fini(struct worker *w);
 /* The decode pod is picked: true if the request goes on here (also to its end). */
 bool disagg_picked(struct request *req);
 /* The decode attempt failed and its connection is gone: true if the request goes on here. */
-bool disagg_decode_failed(struct request *req, const struct failure *why);
+bool disagg_decode_failed(struct request *req, struct failure *why);
+/* No other decode pod is there: true if those that failed may be picked once more. */
+bool disagg_unpicked(struct request *req);
 /* May a 5xx or an error as first event be answered by something better than passing it on? */
 bool disagg_may_fall_back(const struct request *req);
 /* Is this decode leg one whose answer may say that a prefill is due? Then its bytes are held. */

@@ -197,6 +197,7 @@ static void prefill_send(struct disagg *pd)
 	struct leg *leg = &pd->leg;
 
 	pd->phase = PD_PREFILL;
+	pd->transfer_failed = false;
 	pd->text_used = 0;
 	if (pd->connector->pair)
 		pd->connector->pair(pd);
