@@ -227,6 +227,8 @@ def test_a_transfer_that_fails_is_prefilled_again_then_decoded_alone():
                         assert books["prefills"] == 1, (connector, what, books)
                         assert pair.gateway.metric("sluice_breaker_opened_total") == 0
                         pair.nothing_held()
+                if connector == "shared-storage":  # its pods fail without a leg too
+                    continue
                 with Pair(connector) as pair:
                     pair.fail("decode", what, count=100)
                     good(ask(pair, stream), stream)

@@ -493,12 +493,35 @@ static void writer_answers(struct conn *w)
 	conn_flush(w);
 }
 
+/* It fails half-way: the blocks stay where they are, for whoever asks again. */
+static void transfer_fails(struct conn *c, struct pd_hold *h)
+{
+	struct seq *s = c->pd->parked;
+
+	if (h && connector->meets) {
+		if (h->writer)
+			writer_answers(h->writer);
+		hold_free(h);
+	} else if (h) {
+		h->reader = NULL;
+	}
+	pd_fail(c, "transfer, on order");
+	free(c->pd);
+	c->pd = NULL;
+	seq_free(s);
+	conn_flush(c);
+}
+
 static void transfer_end(struct conn *c)
 {
 	struct pd_hold *h = hold_of_reader(c);
 	struct seq *s = c->pd->parked;
 	struct conn *writer = NULL;
 
+	if (failure_due(c, "decode", "transfer")) {
+		transfer_fails(c, h);
+		return;
+	}
 	if (h) {
 		h->inst->pd.transfers++;
 		writer = h->writer;
@@ -506,14 +529,6 @@ static void transfer_end(struct conn *c)
 	}
 	if (writer)
 		writer_answers(writer);
-	if (failure_due(c, "decode", "transfer")) {
-		pd_fail(c, "transfer, on order");
-		free(c->pd);
-		c->pd = NULL;
-		seq_free(s);
-		conn_flush(c);
-		return;
-	}
 	free(c->pd);
 	c->pd = NULL;
 	if (c->reply.stream)
