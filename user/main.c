@@ -191,6 +191,16 @@ static bool admin_decision(void *arg, struct span request_id, FILE *f)
 	return true;
 }
 
+static int admin_explain(void *arg, struct span body, FILE *f)
+{
+	struct agent *a = arg;
+	struct endpoint_snapshot *snap = store_snapshot(a->store);
+	int err = kv_service_explain(a->kv, &a->kv_trust, snap, body, f);
+
+	snapshot_put(snap);
+	return err;
+}
+
 static void admin_affinity(void *arg, FILE *f)
 {
 	struct agent *a = arg;
@@ -265,6 +275,7 @@ static int admin_init(struct agent *a)
 				.write_requests = admin_requests,
 				.write_decision = admin_decision,
 				.write_affinity = admin_affinity,
+				.explain_prompt = admin_explain,
 				.set_draining = admin_drain,
 				.write_metrics = admin_metrics};
 	int err;

@@ -108,8 +108,9 @@
 /* Seen from outside. */
 #define LABEL_VALUES_MAX      1000 /* per metric; then the value is "other" */
 #define ACCESS_LOG_QUEUE      4096 /* lines per worker; then dropped: access_log_dropped_total */
-#define ADMIN_CONNECTIONS_MAX 64   /* one more is closed at once; admin_refused_total */
-#define REQUEST_ID_BYTES_MAX  128  /* a longer x-request-id is replaced by ours */
-#define WORKERS_MAX	      64   /* more is a configuration error */
+#define ADMIN_BODY_BYTES_MAX  (2 << 20) /* of sluicectl affinity --prompt: 413 */
+#define ADMIN_CONNECTIONS_MAX 64	/* one more is closed at once; admin_refused_total */
+#define REQUEST_ID_BYTES_MAX  128	/* a longer x-request-id is replaced by ours */
+#define WORKERS_MAX	      64	/* more is a configuration error */
 
 #endif

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gateway follows the engines' own KV events: what it expects is what they report."""
+import json
 import os
 import random
 import socket
+import subprocess
 
-from harness import Gateway, ROOT, Sim, chat, eventually, free_port, get, main, post
+from harness import BIN, Gateway, ROOT, Sim, chat, eventually, free_port, get, main, post
 
 TOKENIZER = os.path.join(ROOT, "tests", "data", "tokenizer", "tiny4000.json")
 PATH = "/v1/chat/completions"
@@ -202,6 +204,25 @@ def test_older_engines_are_heard_by_port_convention():
             assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
 
 
+def test_engines_may_connect_to_the_gateway_instead():
+    rng = random.Random(14)
+    body = chat(text(rng, 100))
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    with Engines("--hide-event-sources", "--zmq-endpoint", bind, "--zmq-connect", instances=2,
+                 replay=False) as sims:
+        with gateway(sims, "--kv-events-bind", bind) as gw:
+            def heard():  # until the engines' sockets have found ours
+                send(gw, chat(text(rng, 40)), f"w{rng.random()}")
+                return all(held(gw, sims))
+            eventually("both engines are heard", heard)
+            before = sum(held(gw, sims))
+            d = send(gw, body, "a")
+            blocks = (d["prompt_tokens_reported"] - d["cached_tokens_reported"]) // 16
+            eventually("its blocks are known", lambda: sum(held(gw, sims)) >= before + blocks)
+            d = send(gw, body, "b")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
+
+
 def test_evictions_are_followed():
     rng = random.Random(12)
     with Engines("--kv-cache-size", "60", instances=1) as sims, gateway(sims) as gw:
@@ -210,6 +231,37 @@ def test_evictions_are_followed():
             d = send(gw, body, number)
             assert d["cached_tokens_expected"] == d["cached_tokens_reported"], d
         assert gw.metric("sluice_kv_events_blocks_total", event="removed") > 50
+
+
+def test_sluicectl_tells_who_holds_how_much_of_a_prompt():
+    rng = random.Random(13)
+    body = chat(text(rng, 120))
+
+    def ctl(gw, prompt, *more):
+        done = subprocess.run([os.path.join(BIN, "sluicectl"), "--admin", f"127.0.0.1:{gw.admin}",
+                               "affinity", "--prompt", "-", *more], input=json.dumps(prompt),
+                              capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    with Engines(instances=2) as sims, gateway(sims) as gw:
+        assert "it holds nothing that we know of" in ctl(gw, body)
+        d = send(gw, body, "a")
+        caught_up(gw, sims)
+        holder = d["endpoint"]
+        other = next(e for e in sims.endpoints if e != holder)
+        rows = {e["address"]: e for e in json.loads(ctl(gw, body, "--json"))["endpoints"]}
+        assert rows[holder]["tokens"] >= d["prompt_tokens_reported"] - 17, rows
+        assert rows[other]["tokens"] == 0, rows
+        longer = {**body, "messages": body["messages"] + [
+            {"role": "assistant", "content": "x"}, {"role": "user", "content": "y " * 200}]}
+        assert "nothing that goes on from here was ever seen" in \
+            ctl(gw, longer, "--endpoint", holder)
+        words = body["messages"][0]["content"]
+        changed = chat(words[:300] + "AN ODD CHANGE HERE" + words[320:])
+        told = ctl(gw, changed, "--endpoint", holder)
+        assert "what follows differs" in told and "at byte" in told, told
+        assert other not in told
+        assert "approximately" in ctl(gw, {**chat(), "tools": [{"x": "y" * 20}]})
 
 
 main(globals())

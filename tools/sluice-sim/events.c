@@ -52,14 +52,14 @@ static void endpoint_of(const char *base, unsigned int n, char *to, size_t size)
 	snprintf(to, size, "%.*s:%lu", (int)(colon - base), base, strtoul(colon + 1, NULL, 10) + n);
 }
 
-static void *socket_bind(int type, const char *endpoint, int hwm)
+static void *socket_open(int type, const char *endpoint, int hwm, bool connects)
 {
 	void *s = zmq_socket(zmq, type);
 	int linger = 0;
 
 	zmq_setsockopt(s, ZMQ_LINGER, &linger, sizeof(linger));
 	zmq_setsockopt(s, ZMQ_SNDHWM, &hwm, sizeof(hwm));
-	if (zmq_bind(s, endpoint) < 0)
+	if ((connects ? zmq_connect(s, endpoint) : zmq_bind(s, endpoint)) < 0)
 		fail("cannot publish at", endpoint);
 	return s;
 }
@@ -77,11 +77,12 @@ static struct events *events_new(const struct sim_options *opt, unsigned int n)
 	ev->opt = opt;
 	msgpack_sbuffer_init(&ev->events);
 	msgpack_packer_init(&ev->packer, &ev->events, msgpack_sbuffer_write);
-	endpoint_of(opt->zmq_endpoint, n, ev->endpoint, sizeof(ev->endpoint));
-	ev->pub = socket_bind(ZMQ_PUB, ev->endpoint, hwm);
+	endpoint_of(opt->zmq_endpoint, opt->zmq_connect ? 0 : n, ev->endpoint,
+		    sizeof(ev->endpoint));
+	ev->pub = socket_open(ZMQ_PUB, ev->endpoint, hwm, opt->zmq_connect);
 	if (opt->replay_endpoint) {
 		endpoint_of(opt->replay_endpoint, n, ev->replay, sizeof(ev->replay));
-		ev->router = socket_bind(ZMQ_ROUTER, ev->replay, hwm);
+		ev->router = socket_open(ZMQ_ROUTER, ev->replay, hwm, false);
 	}
 	snprintf(ev->topic, sizeof(ev->topic), "kv@%s:%u@%s", opt->host, opt->port + n, opt->model);
 	return ev;

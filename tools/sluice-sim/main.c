@@ -102,6 +102,8 @@ static const struct flag rows[] = {
 	 "a tokenizer.json: prompts are real tokens of it, /tokenize answers them"},
 	{"zmq-endpoint", "TCP", FLAG_TEXT, &opt.zmq_endpoint,
 	 "publish KV events, e.g. tcp://127.0.0.1:5557; the n-th engine n ports on"},
+	{"zmq-connect", NULL, FLAG_BOOL, &opt.zmq_connect,
+	 "connect to that endpoint, all engines to the same, instead of waiting there"},
 	{"event-batch-size", "N", FLAG_COUNT, &opt.event_batch, "events of a message, at most"},
 	{"use-vllm-map-event-format", NULL, FLAG_BOOL, &opt.map_events, "events are maps"},
 	{"kv-events-replay-endpoint", "TCP", FLAG_TEXT, &opt.replay_endpoint,

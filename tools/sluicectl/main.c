@@ -18,6 +18,7 @@
 #include "common/flags.h"
 #include "sluicectl/guard.h"
 #include "sluicectl/tables.h"
+#include "sluice/limits.h"
 
 #define ANSWER_BYTES_MAX (64u << 20)
 #define WORDS_MAX	 6
@@ -46,11 +47,15 @@ static char *admin = "127.0.0.1:9090";
 static char *bpffs_dir = "/sys/fs/bpf/sluice";
 static const char *words[WORDS_MAX];
 static bool raw;
+static char *prompt_file, *endpoint_name;
 static double interval_ms = 1000;
 static unsigned int rounds;
 
 static const struct flag rows[] = {
 	{"admin", "ADDR", FLAG_TEXT, &admin, "HOST:PORT or unix:/PATH of the gateway's admin port"},
+	{"prompt", "FILE", FLAG_TEXT, &prompt_file,
+	 "affinity: of this request body; -: standard input"},
+	{"endpoint", "NAME", FLAG_TEXT, &endpoint_name, "affinity --prompt: only this one"},
 	{"json", NULL, FLAG_BOOL, &raw, "print the gateway's answer as it is"},
 	{"bpffs-dir", "DIR", FLAG_TEXT, &bpffs_dir, "where guard finds its maps"},
 	{"interval", "TIME", FLAG_MILLIS, &interval_ms, "of top"},
@@ -138,7 +143,8 @@ static char *answer_read(int fd, size_t *ret_len)
 }
 
 /* One exchange. Returns the status, the body in *ret_body (within *ret_text, to be freed). */
-static int exchange(const char *method, const char *path, char **ret_text, struct span *ret_body)
+static int exchange(const char *method, const char *path, struct span send_body, char **ret_text,
+		    struct span *ret_body)
 {
 	static struct http1_head head;
 	char request[1024];
@@ -153,9 +159,10 @@ static int exchange(const char *method, const char *path, char **ret_text, struc
 	}
 	n = snprintf(request, sizeof(request),
 		     "%s %s HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n"
-		     "content-length: 0\r\n\r\n",
-		     method, path);
-	if (send(fd, request, (size_t)n, MSG_NOSIGNAL) != n)
+		     "content-length: %zu\r\n\r\n",
+		     method, path, send_body.len);
+	if (send(fd, request, (size_t)n, MSG_NOSIGNAL) != n ||
+	    send(fd, send_body.ptr, send_body.len, MSG_NOSIGNAL) != (ssize_t)send_body.len)
 		len = 0;
 	*ret_text = answer_read(fd, &len);
 	close(fd);
@@ -213,8 +220,34 @@ static int run(const struct command *c, const char *argument)
 	int status;
 
 	path_make(path, sizeof(path), c->path, argument);
-	status = exchange(c->method, path, &text, &body);
+	status = exchange(c->method, path, span_of(NULL, 0), &text, &body);
 	status = status < 0 ? 1 : answer_print(c, argument, status, body);
+	free(text);
+	return status;
+}
+
+/* affinity --prompt: who holds how much of it. */
+static int prompt_explain(void)
+{
+	static const struct command prompt = {.print = table_prompt};
+	FILE *f = strcmp(prompt_file, "-") == 0 ? stdin : fopen(prompt_file, "r");
+	char *request = malloc(ADMIN_BODY_BYTES_MAX), *text = NULL;
+	struct span body;
+	size_t n;
+	int status;
+
+	if (!f || !request) {
+		fprintf(stderr, "sluicectl: %s: %s\n", prompt_file, strerror(errno));
+		free(request);
+		return 1;
+	}
+	n = fread(request, 1, ADMIN_BODY_BYTES_MAX, f);
+	if (f != stdin)
+		fclose(f);
+	table_endpoint = endpoint_name;
+	status = exchange("POST", "/state/affinity/prompt", span_of(request, n), &text, &body);
+	status = status < 0 ? 1 : answer_print(&prompt, NULL, status, body);
+	free(request);
 	free(text);
 	return status;
 }
@@ -258,6 +291,8 @@ int main(int argc, char **argv)
 			return flags_refuse(&flags, c->name,
 					    c->argument ? "needs an argument"
 							: "takes no argument");
+		if (c->print == table_affinity && prompt_file)
+			return prompt_explain();
 		return c->print == table_top ? top(c) : run(c, words[1]);
 	}
 	return flags_refuse(&flags, words[0], "unknown command");

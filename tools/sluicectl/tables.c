@@ -3,6 +3,7 @@
 #include "sluicectl/tables.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 
@@ -90,6 +91,39 @@ void table_affinity(json_t *a)
 	       number(a, "block_bytes"));
 	printf("%.0f pairs were dropped as least recently used, %.0f blocks were not learned.\n",
 	       number(a, "evicted"), number(a, "dropped_blocks") + number(a, "refused_blocks"));
+}
+
+const char *table_endpoint;
+
+/* Who holds how much of one prompt, and why not more. */
+void table_prompt(json_t *a)
+{
+	double bytes = number(a, "prompt_bytes");
+	json_t *e;
+	size_t i;
+
+	printf("model %s: %s\n", text(a, "model"), text(a, "state"));
+	if (!json_is_true(json_object_get(a, "precise"))) {
+		printf("This prompt is not known for sure as the engine sees it: matched "
+		       "approximately.\n");
+		return;
+	}
+	printf("%.0f bytes as the engine sees them\n\n%-20s %7s %7s %6s  %s\n", bytes, "NAME",
+	       "BLOCKS", "TOKENS", "SHARE%", "WHY NOT MORE");
+	json_array_foreach(json_object_get(a, "endpoints"), i, e)
+	{
+		double held = number(e, "bytes");
+
+		if (table_endpoint && strcmp(table_endpoint, text(e, "name")) != 0 &&
+		    strcmp(table_endpoint, text(e, "address")) != 0)
+			continue;
+		printf("%-20s %7.0f %7.0f %6.1f  %s\n", text(e, "name"), number(e, "blocks"),
+		       number(e, "tokens"), bytes > 0 ? 100 * held / bytes : 0, text(e, "why"));
+		printf("%-43s  at byte %.0f: \"%s\"%s\n", "", held, text(e, "text"),
+		       json_is_false(json_object_get(e, "trusted"))
+			       ? " (its reports contradict its events: matched approximately)"
+			       : "");
+	}
 }
 
 void table_drain(json_t *answer)

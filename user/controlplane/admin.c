@@ -2,7 +2,8 @@
 /*
  * The admin port's server: one thread, epoll, at most ADMIN_CONNECTIONS_MAX connections, each with
  * one request at a time and a deadline that starts anew only when a whole request was answered.
- * Request bodies are read and dropped up to what fits beside the head; more is 413.
+ * Request bodies are read and dropped up to what fits beside the head, more is 413; only one path
+ * reads its body, of at most ADMIN_BODY_BYTES_MAX.
  */
 #include "controlplane/admin.h"
 
@@ -38,6 +39,8 @@ struct admin_conn {
 	size_t in_len, in_seen; /* bytes in `in`, of which were offered to the parser */
 	char *out;		/* an answer being sent, else NULL */
 	size_t out_len, out_sent;
+	char *body; /* of a request that has one, else NULL */
+	size_t body_len, body_want;
 	char in[IN_BYTES];
 };
 
@@ -58,7 +61,8 @@ static void conn_close(struct admin_conn *c)
 {
 	close(c->fd);
 	free(c->out);
-	c->out = NULL;
+	free(c->body);
+	c->out = c->body = NULL;
 	c->fd = -1;
 }
 
@@ -135,13 +139,35 @@ static int conn_route(struct admin *a, struct admin_conn *c, const struct http1_
 	if (!f)
 		return -ENOMEM;
 	metric_inc(M_ADMIN_REQUESTS);
-	admin_route(a->cfg, &a->ops, head, f, &ans);
+	admin_route(a->cfg, &a->ops, head, span_of(c->body, c->body_len), f, &ans);
+	free(c->body);
+	c->body = NULL;
+	c->body_len = 0;
 	if (fclose(f)) {
 		free(body);
 		return -ENOMEM;
 	}
 	c->close_after = !head->keep_alive;
 	return conn_answer(c, &ans, body, len, head->method == HTTP1_HEAD);
+}
+
+/* Takes the body from behind the head into memory of its own; the rest is received there. */
+static int body_begin(struct admin_conn *c, size_t head, size_t want)
+{
+	if (!c->body) {
+		size_t have = c->in_len - head < want ? c->in_len - head : want;
+
+		c->body = malloc(want);
+		if (!c->body)
+			return -ENOMEM;
+		memcpy(c->body, c->in + head, have);
+		memmove(c->in + head, c->in + head + have, c->in_len - head - have);
+		c->in_len -= have;
+		c->body_len = have;
+		c->body_want = want;
+	}
+	c->in_seen = 0;
+	return -EAGAIN;
 }
 
 /* Looks for one whole request in c->in. 0: an answer is ready; -EAGAIN; else close. */
@@ -160,6 +186,14 @@ static int conn_parse(struct admin *a, struct admin_conn *c)
 	if (n < 0)
 		return conn_refuse(c, http1_refusal_status(why), http1_refusal_text(why));
 	body = head.framing == HTTP1_LENGTH_BODY ? head.content_length : 0;
+	if (body && admin_takes_body(head.path) && body <= ADMIN_BODY_BYTES_MAX) {
+		if (!c->body || c->body_len < c->body_want) {
+			err = body_begin(c, (size_t)n, body);
+			if (err != -EAGAIN || c->body_len < c->body_want)
+				return err;
+		}
+		body = 0; /* it is whole, and was taken from behind the head */
+	}
 	if (head.framing == HTTP1_CHUNKED || body > IN_BYTES - (size_t)n)
 		return conn_refuse(c, 413, "no bodies here");
 	whole = (size_t)n + body;
@@ -193,13 +227,15 @@ static int conn_send(struct admin_conn *c)
 
 static int conn_receive(struct admin_conn *c)
 {
-	ssize_t n = recv(c->fd, c->in + c->in_len, IN_BYTES - c->in_len, 0);
+	bool to_body = c->body && c->body_len < c->body_want;
+	ssize_t n = to_body ? recv(c->fd, c->body + c->body_len, c->body_want - c->body_len, 0)
+			    : recv(c->fd, c->in + c->in_len, IN_BYTES - c->in_len, 0);
 
 	if (n < 0)
 		return errno == EINTR || errno == EAGAIN ? -EAGAIN : -errno;
 	if (n == 0)
 		return -ECONNRESET;
-	c->in_len += (size_t)n;
+	*(to_body ? &c->body_len : &c->in_len) += (size_t)n;
 	return 0;
 }
 

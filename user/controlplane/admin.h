@@ -26,6 +26,8 @@ struct admin_ops {
 	bool (*write_decision)(void *arg, struct span request_id, FILE *f);
 	/* Writes who holds how many blocks as a JSON object. */
 	void (*write_affinity)(void *arg, FILE *f);
+	/* Writes who holds how much of a request's prompt; -EBADMSG: the body is none. */
+	int (*explain_prompt)(void *arg, struct span body, FILE *f);
 	/* 0, or -ENOENT without an endpoint of that name or address. */
 	int (*set_draining)(void *arg, const char *name, bool draining);
 	/* Appends further metrics, in Prometheus text. */

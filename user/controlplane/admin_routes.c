@@ -284,8 +284,13 @@ static bool is_plain(struct span path)
 	return false;
 }
 
+bool admin_takes_body(struct span path)
+{
+	return span_eq(path, SPAN("/state/affinity/prompt"));
+}
+
 void admin_route(const struct config *cfg, const struct admin_ops *ops,
-		 const struct http1_head *head, FILE *f, struct admin_answer *ret)
+		 const struct http1_head *head, struct span body, FILE *f, struct admin_answer *ret)
 {
 	struct span path = head->path, part;
 
@@ -302,6 +307,9 @@ void admin_route(const struct config *cfg, const struct admin_ops *ops,
 	} else if (path_between(path, SPAN("/endpoints/"), SPAN("/undrain"), &part)) {
 		if (wants_method(head, true, f, ret))
 			drain_answer(ops, part, false, f, ret);
+	} else if (admin_takes_body(path) && ops->explain_prompt) {
+		if (wants_method(head, true, f, ret) && ops->explain_prompt(ops->arg, body, f))
+			refuse(f, ret, 400, "the body is no JSON object");
 	} else {
 		refuse(f, ret, 404, "no such page");
 	}

@@ -13,6 +13,9 @@ struct admin_answer {
 
 /* Writes the body to f and tells the rest. */
 void admin_route(const struct config *cfg, const struct admin_ops *ops,
-		 const struct http1_head *head, FILE *f, struct admin_answer *ret);
+		 const struct http1_head *head, struct span body, FILE *f,
+		 struct admin_answer *ret);
+/* Does this path read a body? */
+bool admin_takes_body(struct span path);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "controlplane/kv_explain.h"
 #include "controlplane/kv_learner.h"
 #include "controlplane/kv_listener.h"
 
@@ -169,4 +170,12 @@ void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust
 		series_write(f, "kv_model_precise", "model", s->shared.models->items[i].name,
 			     s->shared.models->items[i].state == KV_MODEL_PRECISE);
 	write_endpoints(s, trust, f);
+}
+
+int kv_service_explain(struct kv_service *s, const struct kv_trust *trust,
+		       const struct endpoint_snapshot *snap, struct span body, FILE *f)
+{
+	struct kv_explainer x = {kv_service_index(s), kv_service_models(s), trust};
+
+	return kv_explain(&x, snap, body, f);
 }

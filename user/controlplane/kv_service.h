@@ -28,6 +28,10 @@ void kv_service_free(struct kv_service *s);
 struct kv_index *kv_service_index(struct kv_service *s);
 struct kv_models *kv_service_models(struct kv_service *s);
 
+/* Who holds how much of a request's prompt (kv_explain.h). s may be NULL. */
+int kv_service_explain(struct kv_service *s, const struct kv_trust *trust,
+		       const struct endpoint_snapshot *snap, struct span body, FILE *f);
+
 /* Prometheus text: the index's figures, the state of each model, blocks of each endpoint, and
  * how far what was expected of it came true. */
 void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust, FILE *f);

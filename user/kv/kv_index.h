@@ -123,6 +123,15 @@ void kv_index_match(const struct kv_index *ix, const struct kv_prompt *prompt,
 		    const uint64_t slots[KV_SLOT_WORDS], const uint32_t *generations,
 		    struct kv_match *ret);
 
+/* What the index knows behind the first `pos` bytes of a prompt, whoever holds it. */
+struct kv_beyond {
+	uint32_t lengths; /* of blocks that were ever stored behind it */
+	uint32_t same;	  /* of those: have the prompt's bytes */
+	bool holders;	  /* and somebody holds one now */
+};
+void kv_index_beyond(const struct kv_index *ix, const struct kv_prompt *prompt, uint32_t pos,
+		     struct kv_beyond *ret);
+
 uint64_t kv_index_endpoint_pairs(const struct kv_index *ix, uint16_t slot);
 void kv_index_read_stats(const struct kv_index *ix, struct kv_index_stats *ret);
 

@@ -257,3 +257,47 @@ void kv_index_match(const struct kv_index *ix, const struct kv_prompt *prompt,
 	if (w.split)
 		clamp(slots, ret);
 }
+
+/* All words of a block, whoever holds it. True if there are any. */
+static bool words_of(const struct kv_index *ix, uint64_t h, struct front *nexts, bool *ret_held)
+{
+	struct kv_walk walk = kv_walk_begin(ix, h);
+	bool found = false;
+
+	for (;; kv_walk_next(ix, &walk)) {
+		const struct kv_line *line = &ix->lines[walk.line];
+
+		for (unsigned int i = 0; i < LINE_WORDS; i++) {
+			uint64_t word = word_read(&line->word[i]);
+
+			if (word_tag(word) != walk.tag || !word)
+				continue;
+			found = true;
+			*ret_held |= word_holders(word) != 0;
+			if (nexts)
+				next_note(nexts, word_next(word));
+		}
+		if (!kv_walk_goes_on(ix, &walk))
+			return found;
+	}
+}
+
+void kv_index_beyond(const struct kv_index *ix, const struct kv_prompt *prompt, uint32_t pos,
+		     struct kv_beyond *ret)
+{
+	struct walker w = {.ix = ix, .prompt = prompt};
+	struct front f = {.pos = pos, .many = pos == 0};
+	uint16_t lengths[KV_LENGTHS_MAX + NEXTS_MAX];
+	bool held = false;
+
+	*ret = (struct kv_beyond){0};
+	f.h = pos ? kv_prompt_at(&ix->hash, prompt, pos) : prompt->root;
+	if (pos)
+		words_of(ix, f.h, &f, &held);
+	ret->lengths = lengths_of(&w, &f, lengths);
+	for (uint32_t i = 0; i < ret->lengths; i++)
+		if (lengths[i] < prompt->len - pos &&
+		    words_of(ix, kv_prompt_at(&ix->hash, prompt, pos + lengths[i]), NULL,
+			     &ret->holders))
+			ret->same++;
+}

@@ -400,3 +400,29 @@ int kv_render(const struct kv_glue *g, const struct vocab *vocab, const struct k
 		return err ? err : -ENOTSUP;
 	return out->full ? 0 : put_text(out, &g->end[row.last]);
 }
+
+bool kv_json_member(struct span object, const char *name, struct span *ret)
+{
+	struct json j = {object.ptr, object.ptr + object.len};
+	struct span key;
+
+	*ret = span_of(NULL, 0);
+	if (!take(&j, '{'))
+		return false;
+	while (!take(&j, '}')) {
+		const char *from;
+
+		take(&j, ',');
+		if (!string(&j, &key) || !take(&j, ':'))
+			return false;
+		white(&j);
+		from = j.at;
+		if (!skip(&j))
+			return false;
+		if (span_eq(key, span_of_str(name)) && *from != 'n') {
+			*ret = span_of(from, (size_t)(j.at - from));
+			return true;
+		}
+	}
+	return false;
+}

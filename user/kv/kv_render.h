@@ -29,4 +29,7 @@ struct kv_out {
 int kv_render(const struct kv_glue *g, const struct vocab *vocab, const struct kv_request *r,
 	      struct kv_out *out);
 
+/* The raw value of a member of a valid JSON object; false (and len 0): absent or null. */
+bool kv_json_member(struct span object, const char *name, struct span *ret);
+
 #endif
