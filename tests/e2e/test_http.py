@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 
-from harness import SLUICED, Gateway, Skip, call, chat, eventually, free_port, get, main, post, raw
+from harness import ROOT, SLUICED, Gateway, Skip, call, chat, eventually, free_port, get, main, post, raw
 from replay import Replay, fixture, hang, payload, relength, split_head
 
 PATH = "/v1/chat/completions"
@@ -132,6 +132,57 @@ def test_each_refusal_has_its_answer_its_counter_and_a_closed_connection():
             assert json.loads(got[0][2])["error"]["message"], got
             after = gw.metric("sluice_http_refused_total", reason=reason)
             assert after == before + 1, (reason, before, after)
+        assert not engine.inference()
+    engine.stop()
+
+
+def refused_heads():
+    """The unit tests' table: [(status, bytes)] of all that is refused."""
+    with open(os.path.join(ROOT, "user/base/http1.h"), encoding="utf-8") as f:
+        status = {m[1]: int(m[2]) for m in re.finditer(r"X\((\w+), (\d{3})", f.read())}
+    status["ANY_400"] = 400
+    with open(os.path.join(ROOT, "tests/unit/http1_cases.h"), encoding="latin-1") as f:
+        rows = re.findall(r'^CASE\((\w+), ((?:\s*"(?:[^"\\]|\\.)*")+)\)', f.read(), re.M)
+    out = []
+    for why, literal in rows:
+        text = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literal)).replace("\\?", "?")
+        if why != "FINE":
+            out.append((status[why], text.encode("latin-1").decode("unicode_escape").encode(
+                "latin-1")))
+    return out
+
+
+def test_every_refused_head_has_one_answer_at_every_split():
+    """The table's heads, cut in two at each byte, each with a second request behind it."""
+    engine = Replay()
+    tried = 0
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "s")
+        with Gateway([engine], "--listen", f"unix:{path}") as gw:
+            second = request(None, "x-request-id: smuggled")
+            heads = refused_heads()
+            assert len(heads) > 150, len(heads)
+            for status, head in heads:
+                for cut in range(len(head)):
+                    tried += 1
+                    with socket.socket(socket.AF_UNIX) as s:
+                        s.settimeout(20)
+                        s.connect(path)
+                        out = b""
+                        try:
+                            s.sendall(head[:cut])
+                            s.sendall(head[cut:] + second)
+                        except BrokenPipeError:
+                            pass  # it was refused at its first part
+                        try:
+                            while got := s.recv(65536):
+                                out += got
+                        except ConnectionResetError:
+                            pass
+                    assert len(re.findall(rb"HTTP/1.1 \d{3} ", out)) == 1, (head, cut, out)
+                    assert out.startswith(b"HTTP/1.1 %d" % status), (head, cut, out)
+                    assert b"smuggled" not in out, (head, cut, out)
+            assert gw.metric("sluice_http_refused_total") == tried
         assert not engine.inference()
     engine.stop()
 

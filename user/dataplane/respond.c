@@ -178,7 +178,7 @@ void respond_refusal(struct client *c, struct request *req, enum http1_refusal w
 	int status = http1_refusal_status(why);
 	char body[512];
 	size_t n = error_write(body, sizeof(body), req ? route_api_of(req->head.path) : API_OPENAI,
-			       status, status < 500 ? "invalid_request_error" : "server_error",
+			       status, status == 503 ? "server_error" : "invalid_request_error",
 			       "null", http1_refusal_text(why));
 
 	/* Nothing else of a refused head can be trusted, but a body here would be a second answer.
