@@ -394,11 +394,9 @@ void leg_leave(struct leg *leg, uint64_t wait_ms)
 
 void leg_fini(struct leg *leg)
 {
-	struct blocks *blocks = &leg->worker->blocks;
-
 	if (!leg->worker) /* it never began */
 		return;
-	block_free_chain(blocks, leg->answer);
-	block_free(blocks, leg->head);
+	block_free_chain(&leg->worker->blocks, leg->answer);
+	block_free(&leg->worker->blocks, leg->head);
 	leg->answer = leg->answer_last = leg->head = NULL;
 }

@@ -56,6 +56,7 @@ static int prefill_pick(struct disagg *pd)
 	pd->prefill_picked = true;
 	pd->prefill_slot = pd->prefill.endpoint->slot;
 	scheduler_learn(w->sched, &pd->prefill);
+	scheduler_first_token(&req->pick); /* nothing of it is prefilled on the decode pod */
 	return 0;
 }
 
