@@ -6,7 +6,7 @@ AARCH64_CC := aarch64-linux-gnu-gcc
 CROSS_INC  := build/cross/include
 TOOL_OBJ   := $(patsubst %.c,$(B)/%.o,$(wildcard tools/*/*.c))
 
-.PHONY: e2e soak cross cross-objects cross-include fuzzers bench-setup
+.PHONY: bench-routing e2e soak cross cross-objects cross-include fuzzers bench-setup
 
 setup:
 	$(Q)tools/setup.sh
@@ -38,6 +38,10 @@ bench:
 	$(Q)$(MAKE) --no-print-directory all bench-bins $(if $(wildcard tests/bench/fixed_engine.c),$(ENGINE))
 	$(Q)$(PY) tests/bench/compare.py
 	$(Q)$(PY) tests/bench/pd.py
+
+# The order of routing policies, end to end against virtual time: about four minutes.
+bench-routing: all
+	$(Q)$(PY) tests/bench/routing.py
 
 build/release/bench/fixed_engine: tests/bench/fixed_engine.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CPPFLAGS) -O2 -g -std=gnu17 $(WARN) -pthread -o $@ $<

@@ -139,6 +139,59 @@ static void third_request_waits_for_a_seat(void **state)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+static void steps_taken_at_once_are_cut_by_a_request(void **state)
+{
+	static const uint32_t a[] = {1}, b[] = {2};
+	struct fleet_request first = {.input = 512, .output = 101, .ids = a, .id_count = 1};
+	struct fleet_request second = {.input = 512, .output = 1, .ids = b, .id_count = 1};
+
+	(void)state;
+	engine_submit(&engine, &first, 0); /* its first token after 6 + 64 ms */
+	engine_step(&engine, on_first, on_end, NULL);
+	assert_near(first.first_s, 0.070);
+	assert_int_equal(engine.bulk, 100); /* all the rest */
+	assert_near(engine.step_end_s, 0.070 + 100 * 0.00635);
+	engine_submit(&engine, &second, 0.1); /* in the fifth of them, which ends at 101.75 ms */
+	assert_near(engine.step_end_s, 0.070 + 5 * 0.00635);
+	run_dry();
+	/* One step decodes one and prefills 512: 6 + 0.35 + 64 ms. */
+	assert_near(second.first_s, 0.10175 + 0.07035);
+	assert_near(first.end_s, second.first_s + 94 * 0.00635);
+}
+
+static int lost;
+
+static void on_lost(void *arg, struct fleet_request *r, double now_s)
+{
+	(void)arg;
+	(void)r;
+	(void)now_s;
+	lost++;
+}
+
+static void a_dead_engine_gives_back_its_requests_and_forgets(void **state)
+{
+	static const uint32_t ids[] = {1, 2};
+	struct fleet_request r[4] = {{.input = 1024, .output = 9, .ids = ids, .id_count = 2}};
+
+	(void)state;
+	for (int i = 1; i < 4; i++)
+		r[i] = r[0];
+	engine_submit(&engine, &r[0], 0);
+	run_dry();
+	assert_int_equal(engine_cached_blocks(&engine, &r[0]), 2);
+	for (int i = 1; i < 4; i++) /* two seats, one waits */
+		engine_submit(&engine, &r[i], 1);
+	lost = 0;
+	engine_fail(&engine, on_lost, NULL, 1.001);
+	assert_int_equal(lost, 3);
+	assert_int_equal(engine_cached_blocks(&engine, &r[0]), 0);
+	assert_true(engine.step_end_s == INFINITY && engine.kv_tokens == 0);
+	engine_submit(&engine, &r[1], 2); /* and it works again */
+	run_dry();
+	assert_near(r[1].first_s, 2 + 0.006 + 1024 / 8000.0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -146,6 +199,8 @@ int main(void)
 		T(prefix_seen_before_is_not_computed_again),
 		T(block_used_least_recently_leaves_first),
 		T(third_request_waits_for_a_seat),
+		T(steps_taken_at_once_are_cut_by_a_request),
+		T(a_dead_engine_gives_back_its_requests_and_forgets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

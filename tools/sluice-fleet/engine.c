@@ -8,12 +8,12 @@
 #include <string.h>
 
 /* LRU over block ids: a hash table with chains, and a list through the same nodes. */
-struct node {
+struct cached {
 	uint32_t id, chain, newer, older;
 };
 
 struct cache {
-	struct node *nodes; /* 1-based; 0 is none */
+	struct cached *nodes; /* 1-based; 0 is none */
 	uint32_t *heads;
 	uint32_t mask, count, max, newest, oldest, free;
 };
@@ -53,7 +53,7 @@ static uint32_t cache_find(struct cache *c, uint32_t id)
 
 static void cache_unlink(struct cache *c, uint32_t n)
 {
-	struct node *x = &c->nodes[n];
+	struct cached *x = &c->nodes[n];
 
 	*(x->newer ? &c->nodes[x->newer].older : &c->newest) = x->older;
 	*(x->older ? &c->nodes[x->older].newer : &c->oldest) = x->newer;

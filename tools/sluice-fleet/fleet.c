@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/load.h"
@@ -17,8 +18,8 @@
 #include "scheduler/prefix_index.h"
 #include "sluice-fleet/policies.h"
 
-#define ID_BYTES    64 /* stand-in length of one block of the trace */
-#define INDEX_BYTES (64 << 20)
+#define ID_BYTES	 64 /* stand-in length of one block of the trace */
+#define INDEX_PAIR_BYTES 48 /* with room to spare */
 
 struct gateway {
 	struct scheduler *sched;
@@ -49,6 +50,15 @@ struct fleet {
 	uint64_t rng;
 };
 
+static size_t index_bytes(const struct fleet_options *o)
+{
+	size_t bytes = 1 << 20;
+
+	while (bytes < (size_t)o->endpoints * o->model.blocks * INDEX_PAIR_BYTES)
+		bytes *= 2;
+	return bytes;
+}
+
 static int gateway_init(struct gateway *g, const struct fleet_options *o, uint32_t number)
 {
 	struct config cfg = {.prompt_block_bytes = ID_BYTES};
@@ -75,7 +85,7 @@ static int gateway_init(struct gateway *g, const struct fleet_options *o, uint32
 		ep->load->blocks_total = o->model.blocks;
 		g->snap.views[i] = ep;
 	}
-	err = prefix_index_new(NULL, INDEX_BYTES, 1, &g->index);
+	err = prefix_index_new(NULL, index_bytes(o), 1, &g->index);
 	if (!err)
 		err = policy_setup(o->policy, &setup, &error);
 	if (!err)
@@ -341,6 +351,14 @@ static int fleet_init(struct fleet *f)
 	return err;
 }
 
+static double cpu_now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_result *ret)
 {
 	struct fleet *f = calloc(1, sizeof(*f));
@@ -354,7 +372,9 @@ int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_resul
 		err = fleet_init(f);
 		if (!err) {
 			began = clock_mono_ns();
+			ret->cpu_s = -cpu_now_s();
 			run_clock(f);
+			ret->cpu_s += cpu_now_s();
 			ret->wall_s = (double)(clock_mono_ns() - began) / 1e9;
 			sum_up(f, values, values + t->count, values + 2 * t->count, ret);
 		}

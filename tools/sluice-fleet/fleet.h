@@ -22,7 +22,7 @@ struct fleet_options {
 struct fleet_result {
 	double hit_share, prefill_cv, offered_rps, goodput_rps, goodput_share;
 	double ttft_p50_ms, ttft_p90_ms, ttft_p99_ms, itl_p50_ms, itl_p90_ms, e2e_p90_ms;
-	double wall_s;				    /* that the run took */
+	double wall_s, cpu_s;			    /* that the run took */
 	uint32_t completed, completed_all, retried; /* reported, and of the whole run */
 };
 

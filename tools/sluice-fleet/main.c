@@ -208,11 +208,13 @@ static void print(const struct command *c, const struct fleet_result *r)
 	       "\"prefill_cv\":%.4f,\"ttft_p50_ms\":%.1f,\"ttft_p90_ms\":%.1f,"
 	       "\"ttft_p99_ms\":%.1f,\"itl_p50_ms\":%.2f,\"itl_p90_ms\":%.2f,"
 	       "\"e2e_p90_ms\":%.1f,\"goodput_rps\":%.3f,\"offered_rps\":%.3f,"
-	       "\"completed\":%u,\"retried\":%u,\"gateways\":%u,\"requests_per_wall_s\":%.0f}\n",
+	       "\"completed\":%u,\"retried\":%u,\"gateways\":%u,\"requests_per_wall_s\":%.0f,"
+	       "\"requests_per_cpu_s\":%.0f}\n",
 	       c->run.policy, c->load, c->run.speed, c->run.seed, r->hit_share, r->prefill_cv,
 	       r->ttft_p50_ms, r->ttft_p90_ms, r->ttft_p99_ms, r->itl_p50_ms, r->itl_p90_ms,
 	       r->e2e_p90_ms, r->goodput_rps, r->offered_rps, r->completed, r->retried,
-	       c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0);
+	       c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0,
+	       r->cpu_s > 0 ? r->completed_all / r->cpu_s : 0);
 }
 
 /* One load: every policy, each a row of results at [policy * loads + number]. */

@@ -18,6 +18,16 @@ static double uncached_of(const struct sched_view *view, const struct sched_cand
 	return view->prompt_tokens * (1 - (double)c->hit_blocks / view->total_blocks);
 }
 
+/* The same by what the engine really holds at this moment: no index could know more. */
+static double uncached_really(const struct sched_view *view, const struct sched_candidate *c)
+{
+	double held = engine_cached_blocks(&policy_world.engines[c->endpoint->slot],
+					   policy_world.request);
+
+	return view->total_blocks ? view->prompt_tokens * (1 - held / view->total_blocks)
+				  : view->prompt_tokens;
+}
+
 static uint32_t requests_of(const struct sched_candidate *c)
 {
 	uint32_t seen = c->known ? c->waiting + c->running : 0;
@@ -74,7 +84,7 @@ static uint32_t pick_power_of_two(struct sched_view *view, const struct plugin *
 
 /*
  * llm-d with its precise producer, weights of its sample configuration: prefix 2, kv 1, queue 1.
- * The prefix is what the engine really holds at this moment: no index could know more.
+ * Its index follows KV events: here it knows the caches themselves.
  */
 static uint32_t pick_llm_d_precise(struct sched_view *view, const struct plugin *p,
 				   const float *totals)
@@ -125,7 +135,8 @@ static uint32_t pick_sglang(struct sched_view *view, const struct plugin *p, con
 
 /*
  * NVIDIA Dynamo's KV router: overlap weight 1 x blocks to prefill there (in flight and this one's
- * own) + blocks active there with this one; the least, temperature 0.
+ * own) + blocks active there with this one; the least, temperature 0. Its index follows KV events:
+ * here it knows the caches themselves.
  */
 static uint32_t pick_dynamo(struct sched_view *view, const struct plugin *p, const float *totals)
 {
@@ -137,7 +148,7 @@ static uint32_t pick_dynamo(struct sched_view *view, const struct plugin *p, con
 		const struct sched_candidate *c = &view->candidates[i];
 		const struct policy_place *place = &policy_world.places[c->endpoint->slot];
 
-		cost[i] = ((double)c->own_tokens + uncached_of(view, c)) / block +
+		cost[i] = ((double)c->own_tokens + uncached_really(view, c)) / block +
 			  (double)place->active_blocks + view->total_blocks;
 	}
 	return least(view, cost);
