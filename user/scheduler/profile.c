@@ -14,7 +14,9 @@
 const struct named_profile named_profiles[] = {
 	{"llm-d", "queue-scorer=2,kv-cache-utilization-scorer=2,prefix-cache-scorer=3"},
 	{"sluice", "sluice-scorer"},
-	{"sluice-many", "sluice-scorer:rendezvousShare=0.3:uncachedWeight=4:requestTokens=8192"}, /* share nothing */
+	{"sluice-many",
+	 "sluice-scorer:rendezvousShare=0.3:uncachedWeight=4:requestTokens=8192"}, /* share nothing
+										    */
 	{NULL, NULL},
 };
 
