@@ -33,7 +33,7 @@ static void start(const char *tokenizer)
 
 static void stop(void)
 {
-	vocab_free((struct vocab *)a.vocab);
+	vocab_free(a.vocab);
 	kv_index_free(a.index);
 }
 

@@ -225,6 +225,35 @@ static void decoding_stays_in_its_room(void **state)
 	vocab_free(v);
 }
 
+static void a_learned_vocabulary_grows_by_what_is_wanted(void **state)
+{
+	struct vocab *v = vocab_learned_new();
+	const uint32_t met[] = {7, 9, 7, VOCAB_TOKENS_MAX};
+	uint32_t id;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(vocab_decode(v, met, 2, text, sizeof(text), &len), -ENOENT);
+	assert_true(vocab_want(v, met, 4));
+	assert_true(vocab_wanted(v, &id));
+	assert_int_equal(id, 7);
+	assert_int_equal(vocab_learn(v, 7, SPAN(" a")), 0);
+	assert_int_equal(vocab_learn(v, 7, SPAN("b")), -EINVAL);
+	assert_true(vocab_wanted(v, &id));
+	assert_int_equal(id, 9);
+	assert_int_equal(vocab_learn(v, 9, SPAN("")), 0); /* half a character */
+	assert_false(vocab_want(v, met, 2));		  /* both are known as far as they can be */
+	assert_int_equal(vocab_decode(v, met, 1, text, sizeof(text), &len), 0);
+	assert_memory_equal(text, " a", 2);
+	assert_int_equal(vocab_decode(v, met, 2, text, sizeof(text), &len), -ENOENT);
+	for (uint32_t i = 0; i < 2 * VOCAB_WANTED_MAX; i++) /* more than there is room for */
+		vocab_want(v, &(uint32_t){100 + i}, 1);
+	for (len = 0; vocab_wanted(v, &id);)
+		len++;
+	assert_int_equal(len, VOCAB_WANTED_MAX);
+	vocab_free(v);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -235,6 +264,7 @@ int main(void)
 		cmocka_unit_test(unigram_lists_its_pieces),
 		cmocka_unit_test(what_is_no_tokenizer_is_refused_with_a_sentence),
 		cmocka_unit_test(decoding_stays_in_its_room),
+		cmocka_unit_test(a_learned_vocabulary_grows_by_what_is_wanted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,6 +52,8 @@ static void stored(struct kv_applier *a, const struct kv_event *e, enum kv_tier 
 		if (!err && vocab_decode(a->vocab, e->tokens + (size_t)i * e->block_tokens,
 					 e->block_tokens, bytes, sizeof(bytes), &len))
 			err = -EILSEQ;
+		if (err == -EILSEQ && a->vocab->learned)
+			a->applied.unlearned += vocab_want(a->vocab, e->tokens, e->token_count);
 		if (!err)
 			err = kv_index_add(a->index, &chain, e->hashes[i],
 					   i || e->has_parent ? e->extras[i] : 0, bytes, len);

@@ -18,13 +18,14 @@ struct kv_applied {
 	uint64_t ignored;	 /* groups and media that are no prefix in memory */
 	uint64_t orphans;	 /* blocks behind one that we never saw */
 	uint64_t unknown_tokens; /* blocks with a token that the vocabulary has not */
+	uint64_t unlearned;	 /* of those: with a token that may still be learned */
 	uint64_t no_room;	 /* blocks that the index refused */
 	uint64_t loads;
 };
 
 struct kv_applier {
 	struct kv_index *index;
-	const struct vocab *vocab;
+	struct vocab *vocab;
 	uint16_t slot;
 	uint32_t generation;
 	struct sluice_endpoint_load *load; /* for LoadStat; may be NULL */

@@ -112,12 +112,15 @@ int kv_ask_http(const struct endpoint *ep, const char *path, const char *body,
 	int fd = -1, err = 0, n;
 
 	if (body)
-		n = asprintf(&request,
-			     "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
-			     "content-length: %zu\r\nconnection: close\r\n\r\n%s",
-			     path, ep->address, strlen(body), body);
+		n = asprintf(
+			&request,
+			"POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
+			"user-agent: sluice\r\ncontent-length: %zu\r\nconnection: close\r\n\r\n%s",
+			path, ep->address, strlen(body), body);
 	else
-		n = asprintf(&request, "GET %s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n",
+		n = asprintf(&request,
+			     "GET %s HTTP/1.1\r\nhost: %s\r\nuser-agent: sluice\r\nconnection: "
+			     "close\r\n\r\n",
 			     path, ep->address);
 	if (n < 0)
 		return -ENOMEM;

@@ -77,6 +77,7 @@ static int sources_learn(struct kv_learner *l, const struct endpoint *ep)
 struct asker {
 	const struct endpoint *ep;
 	const char *model;
+	struct vocab *vocab;
 };
 
 static int tokens_read(const struct kv_answer *answer, uint32_t *tokens, uint32_t max)
@@ -100,6 +101,67 @@ static int tokens_read(const struct kv_answer *answer, uint32_t *tokens, uint32_
 	return n;
 }
 
+/* What these ids are together, or NULL. free() it. */
+static char *detokenize(const struct asker *a, const uint32_t *ids, unsigned int count)
+{
+	struct kv_answer answer = {0};
+	json_t *tokens = json_array(), *body, *root;
+	const char *text;
+	char *ask, *copy = NULL;
+
+	for (unsigned int i = 0; i < count; i++)
+		json_array_append_new(tokens, json_integer(ids[i]));
+	body = json_pack("{s:s,s:o}", "model", a->model, "tokens", tokens);
+	ask = json_dumps(body, JSON_COMPACT);
+	json_decref(body);
+	if (ask && kv_ask_http(a->ep, "/detokenize", ask, &answer) == 0) {
+		root = json_loadb(answer.body, answer.len, 0, NULL);
+		text = json_string_value(json_object_get(root, "prompt"));
+		if (answer.status == 200 && text)
+			copy = strdup(text);
+		json_decref(root);
+	}
+	free(answer.body);
+	free(ask);
+	return copy;
+}
+
+/*
+ * Asks what an id stands for, behind another one: at a text's beginning a decoder may drop a
+ * space. A replacement character means part of a character: it stays unknown. 0, or ask again.
+ */
+static int id_learn(const struct asker *a, uint32_t id)
+{
+	uint32_t pair[2] = {id, id};
+	char *one = detokenize(a, pair, 1), *two = detokenize(a, pair, 2);
+	struct span bytes = {0};
+	int err = -EAGAIN;
+
+	if (one && two) {
+		size_t first = strlen(one), both = strlen(two);
+
+		if (both >= first && !strstr(two, "\xef\xbf\xbd") && memcmp(one, two, first) == 0)
+			bytes = span_of(two + first, both - first);
+		err = vocab_learn(a->vocab, id, bytes);
+	}
+	free(one);
+	free(two);
+	return err;
+}
+
+/* All of these ids, as far as they are not known. */
+static int ids_learn(const struct asker *a, const uint32_t *ids, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (vocab_is_unlearned(a->vocab, ids[i])) {
+			int err = id_learn(a, ids[i]);
+
+			if (err)
+				return err;
+		}
+	return count;
+}
+
 /* A kv_ask over HTTP: 4xx and 500 are a template's refusal, silence and 503 are not. */
 static int tokenize(void *arg, const char *body, uint32_t *tokens, uint32_t max)
 {
@@ -121,12 +183,15 @@ static int tokenize(void *arg, const char *body, uint32_t *tokens, uint32_t max)
 	free(text);
 	if (err)
 		return err;
-	if (answer.status == 200)
+	if (answer.status == 200) {
 		err = tokens_read(&answer, tokens, max);
-	else
+		if (err > 0)
+			err = ids_learn(a, tokens, err);
+	} else {
 		err = answer.status == 400 || answer.status == 422 || answer.status == 500
 			      ? -ENOTSUP
 			      : -EAGAIN;
+	}
 	free(answer.body);
 	return err;
 }
@@ -143,7 +208,7 @@ static void give_up(struct kv_model *model, const struct endpoint *ep, const cha
 /* 0: done for this endpoint; -errno: ask again. */
 static int glue_learn(struct kv_model *model, const struct endpoint *ep)
 {
-	struct asker asker = {ep, model->name};
+	struct asker asker = {ep, model->name, model->vocab};
 	struct kv_glue *glue = NULL;
 	int err;
 
@@ -174,7 +239,7 @@ static int glue_learn(struct kv_model *model, const struct endpoint *ep)
 /* Tools that a request came with: their own glue; one that cannot be is kept as such. */
 static void wish_grant(struct kv_model *model, const struct endpoint *ep)
 {
-	struct asker asker = {ep, model->name};
+	struct asker asker = {ep, model->name, model->vocab};
 	struct span tools = span_of(model->wish_tools, model->wish_len);
 	struct kv_glue *glue = NULL;
 	int err = kv_glue_learn(model->vocab, tokenize, &asker, tools, &glue);
@@ -187,6 +252,17 @@ static void wish_grant(struct kv_model *model, const struct endpoint *ep)
 	if (glue)
 		kv_model_learned(model, glue);
 	atomic_store(&model->wish, KV_WISH_NONE);
+}
+
+/* Ids that events came with. One that gets no answer is wanted again when it comes again. */
+static void wanted_learn(struct kv_learner *l, struct kv_model *model, const struct endpoint *ep)
+{
+	struct asker asker = {ep, model->name, model->vocab};
+	uint32_t id;
+
+	while (!l->stop && vocab_wanted(model->vocab, &id))
+		if (vocab_is_unlearned(model->vocab, id) && id_learn(&asker, id))
+			return;
 }
 
 static void endpoint_ask(struct kv_learner *l, struct endpoint *ep, struct kv_model *model)
@@ -205,6 +281,8 @@ static void endpoint_ask(struct kv_learner *l, struct endpoint *ep, struct kv_mo
 	}
 	if (a->glue && atomic_load(&model->wish) == KV_WISH_THERE)
 		wish_grant(model, ep);
+	if (model->vocab->learned)
+		wanted_learn(l, model, ep);
 }
 
 static void *run(void *arg)

@@ -28,10 +28,12 @@ struct hearing {
 	struct kv_stream order;
 	struct kv_applier applier;
 	uint64_t replay_until_ns, gap_at; /* gap_at: number at the last replay's start */
-	bool replayed;	/* since the last beginning: what is still missing cannot be had */
-	bool no_replay; /* it did not answer */
-	bool bound;	/* comes over the bound socket */
-	bool gone;	/* to be closed */
+	bool replayed;	       /* since the last beginning: what is still missing cannot be had */
+	bool no_replay;	       /* it did not answer */
+	bool bound;	       /* comes over the bound socket */
+	bool gone;	       /* to be closed */
+	uint64_t unknown_seen; /* blocks that want a token, when last looked at */
+	uint32_t vocab_seen;   /* version of the vocabulary then */
 };
 
 struct kv_listener {
@@ -370,7 +372,7 @@ static void hearing_free(struct hearing *h)
 	free(h);
 }
 
-static void hearing_new(struct kv_listener *l, struct endpoint *ep, const struct vocab *vocab,
+static void hearing_new(struct kv_listener *l, struct endpoint *ep, struct vocab *vocab,
 			const struct kv_source *source)
 {
 	struct hearing *h = l->count < KV_SOURCES_MAX ? calloc(1, sizeof(*h)) : NULL;
@@ -495,6 +497,27 @@ static int items_fill(struct kv_listener *l)
 	return n;
 }
 
+/*
+ * Blocks were lost because their tokens were not learned yet. They are by now: begin anew, if the
+ * engine can tell it all again.
+ */
+static void learned_look(struct kv_listener *l, struct hearing *h)
+{
+	struct vocab *v = h->applier.vocab;
+	uint32_t version = atomic_load(&v->version);
+	uint64_t unknown = h->applier.applied.unlearned;
+
+	if (!v->learned || h->dealer || !*h->source.replay || unknown == h->unknown_seen ||
+	    version == h->vocab_seen ||
+	    atomic_load(&v->wanted_head) != atomic_load(&v->wanted_tail))
+		return;
+	h->unknown_seen = unknown;
+	h->vocab_seen = version;
+	h->no_replay = false;
+	forget(l, h, "are told again, now that their tokens are known");
+	replay_begin(l, h, 0);
+}
+
 static void turn(struct kv_listener *l)
 {
 	int n = items_fill(l), at = 0;
@@ -520,6 +543,7 @@ static void turn(struct kv_listener *l)
 			h->no_replay = true;
 			forget(l, h, "were not replayed in time");
 		}
+		learned_look(l, h);
 	}
 	kv_index_sweep(l->shared->index, SWEEP_PLACES);
 }

@@ -159,7 +159,7 @@ const struct option_row option_rows[] = {
 
 	{ GROUP("KV events"), .name = "tokenizer", .type = OPTION_LIST, FIELD(tokenizers),
 	  .placeholder = "MODEL=FILE",
-	  .help = "a model's tokenizer.json: its KV events are followed (repeatable)" },
+	  .help = "a model's tokenizer.json, or learn: its KV events are followed (repeatable)" },
 	{ STR("kv-events", kv_events), .def_text = "auto", .placeholder = "auto|off|PORT",
 	  .help = "where engines publish them: as /kv_event_sources says, nowhere, or that port" },
 	{ STR("kv-events-bind", kv_events_bind), .placeholder = "tcp://ADDR:PORT",

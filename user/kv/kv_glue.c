@@ -263,15 +263,20 @@ int kv_glue_learn(const struct vocab *vocab, kv_ask ask_fn, void *arg, struct sp
 	return err;
 }
 
-/* A conversation unlike the sentinels': long, short, empty lines, other scripts. */
-static json_t *verify_messages(bool system)
+/*
+ * A conversation unlike the sentinels': long, short, empty lines, and other scripts where every
+ * token's bytes are known.
+ */
+static json_t *verify_messages(bool system, bool ascii)
 {
 	json_t *m = json_array();
 
 	if (system)
-		json_array_append_new(m, message_new(KV_ROLE_SYSTEM,
-						     "You answer.\n\n- briefly\n- на любом языке"));
-	json_array_append_new(m, message_new(KV_ROLE_USER, "Wie heißt das? 日本語 🦀"));
+		json_array_append_new(
+			m, message_new(KV_ROLE_SYSTEM, ascii ? "You answer.\n\n- briefly\n"
+							     : "You answer.\n\n- на любом языке"));
+	json_array_append_new(
+		m, message_new(KV_ROLE_USER, ascii ? "What is that?" : "Wie heißt das? 日本語 🦀"));
 	json_array_append_new(m,
 			      message_new(KV_ROLE_ASSISTANT, "{\"a\": [1, 2]}\n```c\nint x;\n```"));
 	json_array_append_new(m, message_new(KV_ROLE_USER, "x"));
@@ -283,7 +288,7 @@ static json_t *verify_messages(bool system)
 int kv_glue_verify(const struct kv_glue *g, const struct vocab *vocab, kv_ask ask_fn, void *arg,
 		   struct span tools)
 {
-	json_t *messages = verify_messages(g->begin[KV_ROLE_SYSTEM].ptr != NULL);
+	json_t *messages = verify_messages(g->begin[KV_ROLE_SYSTEM].ptr, vocab->learned);
 	char *json = json_dumps(messages, 0), *bytes = malloc(TEXT_MAX);
 	struct learner l;
 	int err = learner_init(&l, vocab, ask_fn, arg, tools);

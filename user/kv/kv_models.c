@@ -23,7 +23,13 @@ static int model_load(struct kv_models *m, const char *text, char *ret_error, si
 			 KV_MODELS_MAX);
 		return -EINVAL;
 	}
-	err = vocab_load(equals + 1, &model->vocab, why, sizeof(why));
+	if (strcmp(equals + 1, "learn") == 0) {
+		model->vocab = vocab_learned_new();
+		err = model->vocab ? 0 : -ENOMEM;
+		snprintf(why, sizeof(why), "%s", strerror(-err));
+	} else {
+		err = vocab_load(equals + 1, &model->vocab, why, sizeof(why));
+	}
 	if (err) {
 		snprintf(ret_error, error_bytes, "tokenizer %.200s: %.200s", equals + 1, why);
 		return err;

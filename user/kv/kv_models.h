@@ -43,7 +43,8 @@ struct kv_models {
 	struct kv_model items[KV_MODELS_MAX];
 };
 
-/* Loads each "MODEL=FILE" of list. -EINVAL, -ENOMEM or -errno with a sentence in ret_error. */
+/* Loads each "MODEL=FILE" of list; "MODEL=learn": its engines will tell. -EINVAL, -ENOMEM or -errno
+ * with a sentence in ret_error. */
 int kv_models_new(const struct string_list *list, struct kv_models **ret, char *ret_error,
 		  size_t error_bytes);
 void kv_models_free(struct kv_models *m);

@@ -330,6 +330,9 @@ void vocab_free(struct vocab *v)
 {
 	if (!v)
 		return;
+	for (uint32_t i = 0; v->learned && i < v->count; i++)
+		free(v->learned[i]);
+	free(v->learned);
 	free(v->offsets);
 	free(v->special);
 	free(v->bytes);
@@ -348,7 +351,7 @@ int vocab_decode(const struct vocab *v, const uint32_t *tokens, size_t n, char *
 			return -ENOENT;
 		if (b.len > size - at)
 			return -ENOSPC;
-		if (b.len <= 16 && size - at >= 16 && tokens[i] + 1 < v->count &&
+		if (!v->learned && b.len <= 16 && size - at >= 16 && tokens[i] + 1 < v->count &&
 		    v->offsets[tokens[i]] + 16 <= v->offsets[v->count])
 			memcpy(to + at, b.ptr, 16); /* most are short: one move, no loop */
 		else
