@@ -78,4 +78,34 @@ def test_prefill_and_decode_go_by_the_files_decider():
             assert legs() == (1, 1), gw.metrics()
 
 
+def test_a_session_token_brings_the_client_back():
+    text = ("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n"
+            "- {type: session-affinity-filter}\n- {type: random-picker}\n")
+    own = ("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n"
+           "- {type: session-affinity-scorer, parameters: {strategy: session_id, "
+           "sessionIdConfig: {sources: [{header: x-chat}]}}}\n")
+    with Sim(instances=4) as sim, tempfile.NamedTemporaryFile("w", suffix=".yaml") as f, \
+            tempfile.NamedTemporaryFile("w", suffix=".yaml") as g:
+        f.write(text)
+        f.flush()
+        g.write(own)
+        g.flush()
+        served = "x-gateway-destination-endpoint-served"
+        with Gateway(sim.endpoints, "--scheduler-config", f.name,
+                     "--allow-experimental-plugins") as gw:
+            first = post(gw.port, PATH, chat())
+            token = first.headers["x-session-token"]
+            for _ in range(12):
+                got = post(gw.port, PATH, chat(), headers={"x-session-token": token})
+                assert got.headers[served] == first.headers[served]
+                assert got.headers["x-session-token"] == token
+        with Gateway(sim.endpoints, "--scheduler-config", g.name,
+                     "--allow-experimental-plugins") as gw:
+            for client in range(6):
+                seen = {post(gw.port, PATH, chat(f"{client} {i}"), headers={"x-chat": f"c{client}"})
+                        .headers[served] for i in range(6)}
+                assert len(seen) == 1, seen
+            assert not post(gw.port, PATH, chat()).headers["x-session-token"]
+
+
 main(globals())

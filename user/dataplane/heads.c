@@ -5,6 +5,8 @@
 
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/request.h"
+#include "scheduler/config/setup.h"
+#include "scheduler/sessions.h"
 
 struct writer {
 	char *at, *end;
@@ -161,6 +163,17 @@ static bool ours_in_response(struct span name)
 	       span_eq_nocase(name, SPAN("x-gateway-destination-endpoint-served"));
 }
 
+/* The token that brings the session back to this endpoint, where the profile goes by it. */
+static void put_session(struct writer *w, const struct request *req, const struct endpoint *ep)
+{
+	const struct setup *s = scheduler_worker_setup(req->worker->sched);
+	char token[SESSION_TOKEN_MAX];
+
+	if (s->session_token)
+		put_field(w, span_of_str(s->session_token),
+			  span_of(token, sessions_token(ep, token)));
+}
+
 ssize_t head_write_response(const struct request *req, const struct http1_head *answer,
 			    const struct endpoint *ep, bool chunked, bool keep, char *to,
 			    size_t size)
@@ -189,6 +202,7 @@ ssize_t head_write_response(const struct request *req, const struct http1_head *
 		put_number(&w, SPAN("content-length"), answer->content_length);
 	put_field(&w, SPAN("x-request-id"), span_of_str(req->id));
 	put_field(&w, SPAN("x-gateway-destination-endpoint-served"), span_of_str(ep->address));
+	put_session(&w, req, ep);
 	if (req->worker->cfg->cors)
 		put(&w, SPAN("access-control-allow-origin: *\r\n"));
 	put_str(&w, keep ? (req->head.minor == 0 ? "connection: keep-alive\r\n" : "")

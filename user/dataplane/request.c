@@ -185,6 +185,19 @@ static struct span header_of(const void *head, const char *name)
 	return http1_field_get(head, span_of_str(name));
 }
 
+/* The token that an answer of ours carried, else the client's own id. */
+static struct span session_of(const struct request *req)
+{
+	const struct setup *s = scheduler_worker_setup(req->worker->sched);
+	struct span v = {"", 0};
+
+	if (s->session_token)
+		v = http1_field_get(&req->head, span_of_str(s->session_token));
+	if (!v.len && s->session_id)
+		v = http1_field_get(&req->head, span_of_str(s->session_id));
+	return v;
+}
+
 void request_sched_fill(struct request *req, uint8_t role, struct sched_request *sr)
 {
 	struct worker *w = req->worker;
@@ -197,7 +210,7 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 		.model = model,
 		.model_name = span_of_str(req->says.model),
 		.cache_salt = span_of_str(req->says.cache_salt),
-		.session = http1_field_get(&req->head, SPAN("x-session-id")),
+		.session = session_of(req),
 		.request_id = span_of_str(req->id),
 		.pieces = w->pieces,
 		.piece_count = segments_pieces(req, w->pieces, PROMPT_SPANS_MAX + 4096),

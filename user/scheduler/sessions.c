@@ -2,6 +2,7 @@
 /* The table of sessions: two words a place; a torn pair is a wrong key and matches nothing. */
 #include "scheduler/sessions.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -133,4 +134,24 @@ void sessions_bind(struct sessions *set, const struct endpoint *ep, struct span 
 		return;
 	atomic_store_explicit(&best->key, hash ^ value, memory_order_relaxed);
 	atomic_store_explicit(&best->value, value, memory_order_relaxed);
+}
+
+size_t sessions_token(const struct endpoint *ep, char to[SESSION_TOKEN_MAX])
+{
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	char text[ENDPOINT_NAME_MAX + 16];
+	size_t len = (size_t)snprintf(text, sizeof(text), "default/%s", ep->name), n = 0;
+
+	for (size_t i = 0; i < len; i += 3) {
+		uint32_t word = (uint32_t)(unsigned char)text[i] << 16;
+
+		word |= i + 1 < len ? (uint32_t)(unsigned char)text[i + 1] << 8 : 0;
+		word |= i + 2 < len ? (uint32_t)(unsigned char)text[i + 2] : 0;
+		to[n++] = digits[word >> 18];
+		to[n++] = digits[word >> 12 & 63];
+		to[n++] = i + 1 < len ? digits[word >> 6 & 63] : '=';
+		to[n++] = i + 2 < len ? digits[word & 63] : '=';
+	}
+	return n;
 }

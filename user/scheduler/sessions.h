@@ -22,6 +22,10 @@ struct sessions *sessions_new(void);
 /* The view of the endpoint that the session is bound to, or -1. Any thread. */
 int32_t sessions_find(const struct sessions *set, const struct endpoint_snapshot *snap,
 		      struct span session, uint64_t now_ns);
+/* The token that names the endpoint, base64("default/NAME"). Returns its bytes, <
+ * SESSION_TOKEN_MAX. */
+#define SESSION_TOKEN_MAX 128
+size_t sessions_token(const struct endpoint *ep, char to[SESSION_TOKEN_MAX]);
 /* Binds or renews. Any thread. */
 void sessions_bind(struct sessions *set, const struct endpoint *ep, struct span session,
 		   uint64_t now_ns);

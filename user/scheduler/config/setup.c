@@ -35,6 +35,8 @@ void setup_free(struct setup *s)
 	for (unsigned int i = 0; i < s->objective_count; i++)
 		free(s->objectives[i].name);
 	free(s->objectives);
+	free(s->session_token);
+	free(s->session_id);
 	free(s);
 }
 
@@ -304,6 +306,41 @@ static int setup_choose(const struct config *cfg, struct setup **ret, char **ret
 	return setup_from_profile(text, ret, ret_error);
 }
 
+/* session-affinity's parameters, in the order of its row. */
+enum session_param {
+	SESSION_STRATEGY, /* 0: a token in a field that answers carry, 1: the client's own id */
+	SESSION_TOKEN_FIELD,
+};
+
+static const struct plugin *session_plugin(const struct setup *s)
+{
+	for (unsigned int i = 0; i < s->profile_count; i++) {
+		const struct profile *p = &s->profiles[i]->profile;
+
+		for (unsigned int k = 0; k < p->filter_count; k++)
+			if (p->filters[k].type->uses_session)
+				return &p->filters[k];
+		for (unsigned int k = 0; k < p->scorer_count; k++)
+			if (p->scorers[k].type->uses_session)
+				return &p->scorers[k];
+	}
+	return NULL;
+}
+
+/* Which fields name a session. An id is always understood; a token where that is the strategy. */
+static int choose_session_fields(struct setup *s)
+{
+	const struct plugin *p = session_plugin(s);
+
+	if (!p)
+		return 0;
+	s->session_id = strdup(p->rule_count ? p->rules[0].key : "x-session-id");
+	if (p->params[SESSION_STRATEGY] == 0)
+		s->session_token = strdup(plugin_text(p, SESSION_TOKEN_FIELD));
+	return s->session_id && (s->session_token || p->params[SESSION_STRATEGY] != 0) ? 0
+										       : -ENOMEM;
+}
+
 int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_error)
 {
 	struct setup *s = NULL;
@@ -311,6 +348,8 @@ int setup_from_config(const struct config *cfg, struct setup **ret, char **ret_e
 
 	if (!err && cfg->objectives && *cfg->objectives)
 		err = setup_read_objectives(s, cfg->objectives, ret_error);
+	if (!err)
+		err = choose_session_fields(s);
 	if (err)
 		setup_free(s);
 	else

@@ -72,6 +72,8 @@ struct setup {
 	struct flow_setup flow;
 	uint32_t latency_plugin; /* a predicted-latency-producer; SETUP_NONE: defaults */
 	bool knows_agents;	 /* agent-identity is listed */
+	/* Fields that name a session, in this order; answers carry the first, if there is one. */
+	char *session_token, *session_id;
 	struct objective *objectives;
 	unsigned int objective_count;
 	const char *endpoints_file; /* of file-discovery; NULL: none */
