@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "dataplane/disagg/answer.h"
-#include "dataplane/disagg/body.h"
+#include "dataplane/body.h"
 #include "dataplane/disagg/connector.h"
 
 #define BLOCKS_MAX 4096

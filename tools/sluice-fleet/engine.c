@@ -188,9 +188,12 @@ static void begin_bulk(struct engine *e, double now_s, uint32_t decoding)
 /* A request came: only the step that runs now is finished before it is looked at. */
 static void cut_bulk(struct engine *e, double now_s)
 {
-	uint32_t done = (uint32_t)((now_s - e->bulk_begin_s) / e->bulk_step_s) + 1;
+	uint32_t done;
 
-	if (e->bulk <= 1 || done >= e->bulk)
+	if (e->bulk <= 1 || e->bulk_step_s <= 0) /* its length is known only while one runs */
+		return;
+	done = (uint32_t)((now_s - e->bulk_begin_s) / e->bulk_step_s) + 1;
+	if (done >= e->bulk)
 		return;
 	e->bulk = done;
 	e->step_end_s = e->bulk_begin_s + done * e->bulk_step_s;
