@@ -101,7 +101,7 @@ struct openai_request {
 	int64_t numbers[OPENAI_MEMBER_COUNT]; /* INT members */
 	bool stream, include_usage, has_media;
 	uint64_t prompt_bytes;
-	uint32_t token_ids; /* integers in prompt */
+	uint32_t token_ids; /* numbers in prompt */
 	uint32_t span_count;
 	bool spans_merged; /* more than PROMPT_SPANS_MAX: the last one covers the rest */
 };
@@ -115,7 +115,7 @@ struct openai_scan {
 	uint64_t comma, value;			   /* where the last comma, this value began */
 	uint64_t slow_until;			   /* the fast path met something odd before it */
 	bool keeps_token; /* the string is a key or a routing value: its text matters */
-	bool is_key, stringy, in_stream_options, bad_int, negative;
+	bool is_key, stringy, numeric, in_stream_options, bad_int, negative;
 	enum openai_member member; /* depth 1: the member we are in */
 	uint8_t key_kind;	   /* deeper: what the last key says about a string value */
 	int64_t integer;

@@ -19,8 +19,9 @@ enum type {
 static const struct {
 	const char *name;
 	enum type type;
+	uint32_t len;
 } members[] = {
-#define X(id, name, type) [OPENAI_##id] = {name, type},
+#define X(id, name, type) [OPENAI_##id] = {name, type, sizeof(name) - 1},
 	OPENAI_MEMBERS(X)
 #undef X
 };
@@ -68,7 +69,8 @@ static void inner_key_end(struct openai_scan *s)
 		s->key_kind = PROMPT_MEDIA;
 	else
 		s->key_kind = PROMPT_TEXT;
-	s->req->has_media |= s->key_kind == PROMPT_MEDIA && prompt_member(s->member);
+	s->req->has_media |= s->key_kind == PROMPT_MEDIA && prompt_member(s->member) &&
+			     !raw_member(s->member); /* a tool's parameters may be called url */
 	s->in_stream_options =
 		s->depth == 2 && s->member == OPENAI_STREAM_OPTIONS && token_is(s, "include_usage");
 }
@@ -83,7 +85,8 @@ int openai_key_end(struct openai_scan *s, uint64_t key)
 	}
 	s->member = OPENAI_NO_MEMBER;
 	for (unsigned int m = 0; m < OPENAI_MEMBER_COUNT; m++)
-		if (token_is(s, members[m].name))
+		if (s->token_len == members[m].len &&
+		    memcmp(s->token, members[m].name, members[m].len) == 0)
 			s->member = (enum openai_member)m;
 	s->key_kind = PROMPT_TEXT;
 	if (!gateway_member(s->member) && s->req->first_kept == ~0ULL)
@@ -118,6 +121,7 @@ int openai_value_begin(struct openai_scan *s, uint64_t at, char first)
 {
 	s->value = at;
 	s->stringy = first == '"';
+	s->numeric = first == '-' || (first >= '0' && first <= '9');
 	if (s->depth == 2 && s->in_stream_options && first != 't' && first != 'f' && first != 'n')
 		return refuse(s, OPENAI_TYPE, at);
 	if (s->depth != 1 || s->member == OPENAI_NO_MEMBER)
@@ -150,13 +154,26 @@ static void span_add(struct openai_scan *s, uint64_t start, uint64_t end, uint8_
 	r->prompt_bytes += end - start;
 }
 
+/* Text: no NUL, no half of a surrogate pair (which UTF-8 cannot say). */
+static bool token_is_text(const struct openai_scan *s)
+{
+	const unsigned char *t = (const unsigned char *)s->token;
+
+	for (uint32_t i = 0; i < s->token_len; i++)
+		if (t[i] == 0 || (t[i] == 0xed && i + 1 < s->token_len && t[i + 1] >= 0xa0))
+			return false;
+	return true;
+}
+
 static int string_keep(struct openai_scan *s, char *to, size_t size)
 {
 	if (s->token_len >= size)
 		return refuse(s, OPENAI_TOO_LONG, s->value);
+	if (!token_is_text(s))
+		return refuse(s, OPENAI_TYPE, s->value);
 	memcpy(to, s->token, s->token_len);
 	to[s->token_len] = '\0';
-	return memchr(to, '\0', s->token_len) ? refuse(s, OPENAI_TYPE, s->value) : 0;
+	return 0;
 }
 
 /* A top-level member is whole: keep what it says. */
@@ -169,9 +186,10 @@ static int field_end(struct openai_scan *s)
 	switch (s->member) {
 	case OPENAI_MODEL:
 		return string_keep(s, r->model, sizeof(r->model));
-	case OPENAI_USER: /* a long one is the engine's business: it routes nothing */
-		return s->token_len < sizeof(r->user) ? string_keep(s, r->user, sizeof(r->user))
-						      : 0;
+	case OPENAI_USER: /* a long or odd one is the engine's business: it routes nothing */
+		return s->token_len < sizeof(r->user) && token_is_text(s)
+			       ? string_keep(s, r->user, sizeof(r->user))
+			       : 0;
 	case OPENAI_CACHE_SALT:
 		return string_keep(s, r->cache_salt, sizeof(r->cache_salt));
 	case OPENAI_STREAM:
@@ -197,14 +215,14 @@ int openai_value_end(struct openai_scan *s, uint64_t end)
 	}
 	if (prompt_member(s->member) && s->stringy && !raw_member(s->member))
 		span_add(s, s->value + 1, end - 1, s->key_kind);
-	if (s->member == OPENAI_PROMPT && !s->stringy && s->depth > 1)
+	if (s->member == OPENAI_PROMPT && s->numeric && s->depth > 1)
 		s->req->token_ids++;
-	s->stringy = false;
+	s->stringy = s->numeric = false;
 	if (s->depth != 1 || s->member == OPENAI_NO_MEMBER)
 		return 0;
 	place = &s->req->members[s->member];
 	place->end = end;
-	if (raw_member(s->member))
+	if (raw_member(s->member) && !place->null)
 		span_add(s, place->value, end, PROMPT_TOOLS);
 	else if (s->member == OPENAI_PROMPT && s->req->token_ids)
 		span_add(s, place->value, end, PROMPT_TOKENS);

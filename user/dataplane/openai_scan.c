@@ -139,9 +139,34 @@ static void token_add(struct openai_scan *s, unsigned int byte)
 		s->token_len = sizeof(s->token) + 1;
 }
 
+/*
+ * The first half of a surrogate pair stands in the token as three bytes that UTF-8 has no use for,
+ * until the second replaces them; one that stays alone stays so. Returns the half that stands last,
+ * 0 if none.
+ */
+static unsigned int half_of_pair(const struct openai_scan *s)
+{
+	const char *t = s->token;
+	uint32_t n = s->token_len;
+
+	if (n < 3 || n > sizeof(s->token) || t[n - 3] != '\xed' || (t[n - 2] & 0xf0) != 0xa0)
+		return 0;
+	return 0xd000 | (t[n - 2] & 0x3fu) << 6 | (t[n - 1] & 0x3fu);
+}
+
+/* A UTF-16 unit of an escape. */
 static void token_add_unit(struct openai_scan *s, unsigned int u)
 {
-	if (u < 0x80) {
+	unsigned int half = (u & 0xfc00) == 0xdc00 ? half_of_pair(s) : 0;
+
+	if (half) {
+		u = 0x10000 + ((half & 0x3ff) << 10 | (u & 0x3ff));
+		s->token_len -= 3;
+		token_add(s, 0xf0 | u >> 18);
+		token_add(s, 0x80 | (u >> 12 & 0x3f));
+		token_add(s, 0x80 | (u >> 6 & 0x3f));
+		token_add(s, 0x80 | (u & 0x3f));
+	} else if (u < 0x80) {
 		token_add(s, u);
 	} else if (u < 0x800) {
 		token_add(s, 0xc0 | u >> 6);
@@ -280,7 +305,8 @@ static int hex_byte(struct openai_scan *s, char c, uint64_t at)
 		return fail(s, OPENAI_SYNTAX, at);
 	s->unit = (uint16_t)(s->unit << 4 | d);
 	if (++s->hex == 4) {
-		token_add_unit(s, s->unit);
+		if (s->keeps_token)
+			token_add_unit(s, s->unit);
 		s->state = STRING;
 	}
 	return 0;
