@@ -337,19 +337,24 @@ static void our_decider_weighs_lines_against_the_transfer(void **state)
 
 	(void)state;
 	memset(loads, 0, sizeof(loads));
-	assert_false(decided("sluice", 4000, 0, -1, 0, &why)); /* all idle: a transfer costs */
-	assert_int_equal(why, PD_BECAUSE_NO_GAIN);
-	loads[0].inflight_tokens = 20000; /* a line at the decode pod */
-	assert_true(decided("sluice", 4000, 0, -1, 0, &why));
+	assert_true(decided("sluice", 4000, 0, -1, 0, &why)); /* they have nothing else to do */
 	assert_int_equal(why, PD_BECAUSE_GAIN);
-	loads[1].inflight_tokens = loads[2].inflight_tokens = 20000; /* and at both others */
+	loads[1].inflight_tokens = loads[2].inflight_tokens = 40000; /* but a line at both */
 	assert_false(decided("sluice", 4000, 0, -1, 0, &why));
-	loads[2].inflight_tokens = 0; /* the least loaded one counts */
+	assert_int_equal(why, PD_BECAUSE_NO_GAIN);
+	loads[0].inflight_tokens = 40000; /* and here */
 	assert_true(decided("sluice", 4000, 0, -1, 0, &why));
 	loads[0].inflight_tokens = 0;
-	loads[0].running = 64; /* nobody waits, but many would stall */
+	loads[2].inflight_tokens = 0; /* one of them is free */
 	assert_true(decided("sluice", 4000, 0, -1, 0, &why));
 	assert_false(decided("sluice", 4000, 3990, -1, 0, &why)); /* nothing left to prefill */
+	pods[1].role = pods[2].role = SLUICE_ROLE_PREFILL | SLUICE_ROLE_DECODE;
+	loads[1].inflight_tokens = 0;
+	assert_false(decided("sluice", 4000, 0, -1, 0, &why)); /* pods that decode are disturbed */
+	loads[0].inflight_tokens = 40000;
+	assert_true(decided("sluice", 4000, 0, -1, 0, &why));
+	loads[1].running = loads[2].running = 64; /* too many of them */
+	assert_false(decided("sluice", 4000, 0, -1, 0, &why));
 	pods[1].role = pods[2].role = SLUICE_ROLE_DECODE;
 	assert_false(decided("sluice", 4000, 0, -1, 0, &why));
 	assert_int_equal(why, PD_BECAUSE_NO_PREFILL);

@@ -155,7 +155,7 @@ static void admit(struct engine *e)
 		while (hit < r->id_count && cache_find(e->cache, r->ids[hit]))
 			hit++;
 		r->cached = hit * e->model->block_tokens;
-		if (r->cached >= r->input) /* the last token is always computed */
+		if (r->remote || r->cached >= r->input) /* the last token is always computed */
 			r->cached = r->input - 1;
 		for (uint32_t i = hit; i-- > 0;)
 			cache_add(e->cache, r->ids[i], e->model->blocks);

@@ -28,6 +28,12 @@ struct fleet_request {
 	uint32_t cached, prefill_left, generated, gateway, engine;
 	struct sched_pick pick;
 	bool picked;
+	/* Prefill and decode apart: */
+	bool remote;		     /* its prompt's blocks come from another engine */
+	struct fleet_request *leg;   /* its prefill elsewhere; of that: NULL */
+	struct fleet_request *whole; /* of a prefill leg: whose */
+	double ready_s;		     /* when the blocks are there */
+	uint32_t leg_cached;
 };
 
 struct cache;

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/load.h"
 #include "scheduler/prefix_hash.h"
+#include "scheduler/pd.h"
 #include "scheduler/prefix_index.h"
 #include "sluice-fleet/policies.h"
 
@@ -48,6 +49,8 @@ struct fleet {
 	struct engine_model *models;
 	uint32_t retried;
 	uint64_t rng;
+	struct fleet_request *legs, *moving; /* moving: blocks on their way, soonest first */
+	struct pd_decider decider;
 };
 
 static size_t index_bytes(const struct fleet_options *o)
@@ -80,6 +83,10 @@ static int gateway_init(struct gateway *g, const struct fleet_options *o, uint32
 		ep->generation = 1;
 		ep->load = &g->loads[i];
 		ep->breaker.state = SLUICE_ENDPOINT_READY;
+		if (o->decider)
+			ep->role = !o->prefill_engines ? SLUICE_ROLE_PREFILL | SLUICE_ROLE_DECODE
+				   : i < o->prefill_engines ? SLUICE_ROLE_PREFILL
+							    : SLUICE_ROLE_DECODE;
 		snprintf(ep->address, sizeof(ep->address), "10.0.%u.%u:8000", i / 256, i % 256);
 		ep->load->block_tokens = ID_BYTES / 4; /* so that capacity = blocks */
 		ep->load->blocks_total = o->model.blocks;
@@ -121,11 +128,17 @@ static uint64_t virtual_ns(double now_s)
 
 static uint32_t choose(struct fleet *f, struct gateway *g, struct fleet_request *r, double now_s)
 {
+	uint16_t decode = r->whole ? r->whole->pick.endpoint->slot : 0;
 	struct sched_request req = {.now_ns = virtual_ns(now_s),
 				    .model_name = SPAN("m"),
 				    .hashes = r->hashes,
 				    .hash_count = r->id_count,
-				    .prompt_tokens = r->input};
+				    .prompt_tokens = r->input,
+				    .excluded = &decode,
+				    .excluded_count = r->whole != NULL,
+				    .role = !f->o->decider ? 0
+					    : r->whole	   ? SLUICE_ROLE_PREFILL
+							   : SLUICE_ROLE_DECODE};
 
 	policy_world = (struct policy_world){.engines = f->engines,
 					     .index = g->index,
@@ -151,6 +164,49 @@ static void on_first(void *arg, struct fleet_request *r, double now_s)
 		scheduler_first_token(&r->pick);
 }
 
+/* The prefill leg is over: its blocks are on their way to the decode engine. */
+static void move_begin(struct fleet *f, struct fleet_request *leg, double now_s)
+{
+	struct fleet_request *r = leg->whole, **at = &f->moving;
+
+	r->leg_cached = leg->cached;
+	leg->ready_s =
+		now_s + f->o->transfer_ms / 1e3 + r->input * f->o->transfer_us_per_token / 1e6;
+	while (*at && (*at)->ready_s <= leg->ready_s)
+		at = &(*at)->leg;
+	leg->leg = *at;
+	*at = leg;
+}
+
+static void move_end(struct fleet *f, double now_s)
+{
+	struct fleet_request *leg = f->moving;
+
+	f->moving = leg->leg;
+	engine_submit(&f->engines[leg->whole->engine], leg->whole, now_s);
+}
+
+/* The decode engine is chosen: does another one prefill? Where the request goes now. */
+static struct fleet_request *first_leg(struct fleet *f, struct gateway *g, struct fleet_request *r)
+{
+	struct pd_question q = {.snapshot = &g->snap, .decode = &r->pick};
+	struct fleet_request *leg = &f->legs[r - f->trace->rows];
+	enum pd_reason why;
+
+	r->remote = f->o->decider && pd_decide(&f->decider, &q, &why);
+	if (!r->remote)
+		return r;
+	*leg = (struct fleet_request){.input = r->input,
+				      .output = 1,
+				      .ids = r->ids,
+				      .id_count = r->id_count,
+				      .hashes = r->hashes,
+				      .gateway = r->gateway,
+				      .whole = r};
+	scheduler_first_token(&r->pick); /* nothing of it is prefilled where it is decoded */
+	return leg;
+}
+
 static void on_end(void *arg, struct fleet_request *r, double now_s)
 {
 	struct fleet *f = arg;
@@ -163,6 +219,8 @@ static void on_end(void *arg, struct fleet_request *r, double now_s)
 		return;
 	policy_ended(&f->gateways[r->gateway].places[r->engine], r);
 	scheduler_done(scheduler_worker(f->gateways[r->gateway].sched, 0), &r->pick, &outcome);
+	if (r->whole)
+		move_begin(f, r, now_s);
 }
 
 /* The engine died under it: its gateway sends it elsewhere. */
@@ -226,6 +284,24 @@ static void deliver(struct fleet *f)
 	f->deliver_s = INFINITY;
 }
 
+static void arrive(struct fleet *f, struct fleet_request *r, double now_s)
+{
+	struct gateway *g;
+	struct fleet_request *leg;
+	uint32_t engine;
+
+	r->sent_s = now_s;
+	r->gateway = (uint32_t)(fleet_random(f) % f->o->gateways);
+	r->picked = false;
+	r->whole = NULL;
+	g = &f->gateways[r->gateway];
+	engine = choose(f, g, r, now_s);
+	leg = first_leg(f, g, r);
+	if (leg != r)
+		engine = choose(f, g, leg, now_s);
+	engine_submit(&f->engines[engine], leg, now_s);
+}
+
 static void run_clock(struct fleet *f)
 {
 	uint32_t next = 0, soonest;
@@ -241,8 +317,12 @@ static void run_clock(struct fleet *f)
 			}
 		if (next < f->trace->count)
 			arrive_s = f->trace->rows[next].arrival_s / f->o->speed;
-		if (arrive_s == INFINITY && step_s == INFINITY)
+		if (arrive_s == INFINITY && step_s == INFINITY && !f->moving)
 			return;
+		if (f->moving && f->moving->ready_s <= step_s && f->moving->ready_s <= arrive_s) {
+			move_end(f, f->moving->ready_s);
+			continue;
+		}
 		if (f->change_s <= step_s && f->change_s <= arrive_s) {
 			fail_or_return(f, f->change_s);
 		} else if (f->deliver_s <= step_s && f->deliver_s <= arrive_s) {
@@ -253,13 +333,7 @@ static void run_clock(struct fleet *f)
 		} else if (step_s <= arrive_s) {
 			engine_step(&f->engines[soonest], on_first, on_end, f);
 		} else {
-			struct fleet_request *r = &f->trace->rows[next++];
-
-			r->sent_s = arrive_s;
-			r->gateway = (uint32_t)(fleet_random(f) % f->o->gateways);
-			r->picked = false;
-			engine_submit(&f->engines[choose(f, &f->gateways[r->gateway], r, arrive_s)],
-				      r, arrive_s);
+			arrive(f, &f->trace->rows[next++], arrive_s);
 		}
 	}
 }
@@ -286,7 +360,7 @@ static void sum_up(struct fleet *f, double *ttft, double *itl, double *e2e,
 {
 	uint32_t from = (uint32_t)(f->o->from * f->trace->count), n = 0, good = 0;
 	uint32_t to = (uint32_t)(f->o->to * f->trace->count);
-	double input = 0, cached = 0, mean = 0, square = 0, span_s;
+	double input = 0, cached = 0, mean = 0, square = 0, apart = 0, span_s;
 
 	for (uint32_t i = from; i < to; i++) {
 		const struct fleet_request *r = &f->trace->rows[i];
@@ -296,7 +370,8 @@ static void sum_up(struct fleet *f, double *ttft, double *itl, double *e2e,
 		e2e[n] = r->end_s - r->sent_s;
 		good += ttft[n] <= f->o->slo_ttft_s && itl[n] <= f->o->slo_itl_s;
 		input += r->input;
-		cached += r->cached;
+		cached += r->remote ? r->leg_cached : r->cached;
+		apart += r->remote;
 		n++;
 	}
 	for (uint32_t i = 0; i < f->o->endpoints; i++) {
@@ -309,6 +384,7 @@ static void sum_up(struct fleet *f, double *ttft, double *itl, double *e2e,
 	ret->completed = n;
 	ret->completed_all = f->trace->count;
 	ret->retried = f->retried;
+	ret->apart_share = n ? apart / n : 0;
 	ret->hit_share = input > 0 ? cached / input : 0;
 	ret->prefill_cv = mean > 0 ? sqrt(fmax(0, square - mean * mean)) / mean : 0;
 	ret->offered_rps = n / span_s;
@@ -330,9 +406,12 @@ static int fleet_init(struct fleet *f)
 	f->engines = calloc(o->endpoints, sizeof(*f->engines));
 	f->gateways = calloc(o->gateways, sizeof(*f->gateways));
 	f->looks = calloc(o->endpoints, sizeof(*f->looks));
+	f->legs = calloc(f->trace->count, sizeof(*f->legs));
 	f->models = calloc(o->endpoints, sizeof(*f->models));
-	if (!f->engines || !f->gateways || !f->looks || !f->models)
+	if (!f->engines || !f->gateways || !f->looks || !f->models || !f->legs)
 		return -ENOMEM;
+	if (o->decider)
+		pd_decider_init(&f->decider, pd_decider_find(o->decider));
 	for (uint32_t i = 0; i < o->endpoints; i++) {
 		double speed = o->speed_count ? o->speeds[i % o->speed_count] : 1;
 
@@ -385,6 +464,7 @@ int fleet_run(struct trace *t, const struct fleet_options *o, struct fleet_resul
 		free(f->engines);
 		free(f->gateways);
 		free(f->looks);
+		free(f->legs);
 		free(f->models);
 	}
 	free(values);

@@ -21,7 +21,7 @@
 
 static struct command {
 	struct fleet_options run;
-	char *trace;
+	char *trace, *decider;
 	struct flag_texts policy_texts;
 	const char *policies[POLICIES_MAX];
 	unsigned int half, policy_count;
@@ -41,6 +41,8 @@ static struct command {
 		.endpoints = 8,
 		.gateways = 1,
 		.seed = 1,
+		.transfer_ms = 5,
+		.transfer_us_per_token = 5,
 		.to = 1},
 	.load = 1,
 	.scrape_ms = 100,
@@ -76,6 +78,13 @@ static const struct flag rows[] = {
 	{"scrape-ms", "N", FLAG_REAL, &command.scrape_ms, "between two looks at an engine"},
 	{"slo-ttft-ms", "N", FLAG_REAL, &command.ttft_ms, "bound of a good request"},
 	{"slo-itl-ms", "N", FLAG_REAL, &command.itl_ms, "bound of a good request"},
+	{"pd-decider", "NAME", FLAG_TEXT, &command.decider,
+	 "prefill and decode apart, as it says: sluice, always, never, prefix"},
+	{"prefill", "N", FLAG_COUNT, &command.run.prefill_engines,
+	 "engines that only prefill, the others only decode; 0: all do both"},
+	{"transfer-ms", "N", FLAG_REAL, &command.run.transfer_ms, "of a prompt's blocks"},
+	{"transfer-us-per-token", "N", FLAG_REAL, &command.run.transfer_us_per_token,
+	 "more for each token"},
 	{"half", "N", FLAG_COUNT, &command.half, "report on half 1 or 2 of the trace only"},
 	{"seed", "N", FLAG_COUNT, &command.run.seed, "of which gateway a request comes to"},
 	{"json", NULL, FLAG_BOOL, &command.json, "one object per policy"},
@@ -165,6 +174,12 @@ static int parse(struct command *c, int argc, char **argv)
 	c->run.speeds = c->speeds;
 	for (unsigned int i = 0; i < c->policy_texts.count; i++)
 		add_policies(c, c->policy_texts.items[i]);
+	if (c->decider && !pd_decider_find(c->decider))
+		return flags_refuse(&flags, "--pd-decider", "unknown");
+	if (c->run.prefill_engines >= c->run.endpoints || (c->run.prefill_engines && !c->decider))
+		return flags_refuse(&flags, "--prefill",
+				    "fewer than --endpoints, with --pd-decider");
+	c->run.decider = c->decider;
 	c->run.delay_s = c->delay_ms / 1e3;
 	c->run.scrape_s = c->scrape_ms / 1e3;
 	c->run.slo_ttft_s = c->ttft_ms / 1e3;
@@ -184,6 +199,7 @@ static double find_knee(struct trace *t, const struct fleet_options *o)
 	run.slo_itl_s = 1e9;
 	run.from = 0;
 	run.to = 1;
+	run.decider = NULL;
 	for (int i = 0; i < KNEE_ROUNDS; i++) {
 		run.speed = low > 0 ? (low + high) / 2 : high / 2;
 		if (fleet_run(t, &run, &result))
@@ -207,12 +223,12 @@ static void print(const struct command *c, const struct fleet_result *r)
 	printf("{\"policy\":\"%s\",\"load\":%.3f,\"speed\":%.4f,\"seed\":%u,\"hit_share\":%.4f,"
 	       "\"prefill_cv\":%.4f,\"ttft_p50_ms\":%.1f,\"ttft_p90_ms\":%.1f,"
 	       "\"ttft_p99_ms\":%.1f,\"itl_p50_ms\":%.2f,\"itl_p90_ms\":%.2f,"
-	       "\"e2e_p90_ms\":%.1f,\"goodput_rps\":%.3f,\"offered_rps\":%.3f,"
+	       "\"e2e_p90_ms\":%.1f,\"apart_share\":%.3f,\"goodput_rps\":%.3f,\"offered_rps\":%.3f,"
 	       "\"completed\":%u,\"retried\":%u,\"gateways\":%u,\"requests_per_wall_s\":%.0f,"
 	       "\"requests_per_cpu_s\":%.0f}\n",
 	       c->run.policy, c->load, c->run.speed, c->run.seed, r->hit_share, r->prefill_cv,
 	       r->ttft_p50_ms, r->ttft_p90_ms, r->ttft_p99_ms, r->itl_p50_ms, r->itl_p90_ms,
-	       r->e2e_p90_ms, r->goodput_rps, r->offered_rps, r->completed, r->retried,
+	       r->e2e_p90_ms, r->apart_share, r->goodput_rps, r->offered_rps, r->completed, r->retried,
 	       c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0,
 	       r->cpu_s > 0 ? r->completed_all / r->cpu_s : 0);
 }

@@ -152,6 +152,7 @@ static void conn_read(struct conn *c)
 			return;
 		}
 		out_add(&c->in, buf, (size_t)n);
+		c->idle_ms = server_now_ms(); /* a long body is no idleness */
 	}
 	conn_serve(c);
 }

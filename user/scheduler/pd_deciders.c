@@ -17,6 +17,8 @@ enum sluice_param {
 	TRANSFER_MS,  /* fixed cost of a second leg and its transfer */
 	TRANSFER_US,  /* more for each token that travels */
 	STALL_SHARE,  /* how much a stalled decode elsewhere counts, against our own wait */
+	DEDICATED,    /* a pod that only prefills may be slower by so much */
+	SHARED,	      /* one that decodes too must be faster by so much */
 };
 
 static bool decide_always(const struct pd_decider *d, const struct pd_question *q,
@@ -68,32 +70,29 @@ static bool decide_prefix(const struct pd_decider *d, const struct pd_question *
 	return true;
 }
 
-/* Prompt tokens in line before ours on the least loaded pod that only prefills; false: none. */
-static bool prefill_line(const struct pd_question *q, double *ret_tokens)
+/* What a prefill on ep costs, in ms: its line, the whole prompt, those who decode there, transfer.
+ */
+static double cost_there(const struct pd_decider *d, const struct pd_question *q,
+			 const struct endpoint *ep)
 {
-	bool found = false;
+	double rate = d->params[TOKENS_PER_S] / 1e3, prompt = q->decode->prompt_tokens, running = 0;
 
-	for (uint32_t i = 0; i < q->snapshot->view_count; i++) {
-		const struct endpoint *ep = q->snapshot->views[i];
-		double tokens;
-
-		if (!(ep->role & SLUICE_ROLE_PREFILL) || ep == q->decode->endpoint ||
-		    (q->model && !(q->model->views[i / 64] >> (i % 64) & 1)) ||
-		    !health_may_pick(ep))
-			continue;
-		tokens = (double)load_read(ep->load->inflight_tokens);
-		if (!found || tokens < *ret_tokens)
-			*ret_tokens = tokens;
-		found = true;
-	}
-	return found;
+	if (ep->role & SLUICE_ROLE_DECODE)
+		running = load_read(ep->load->running);
+	return ((double)load_read(ep->load->inflight_tokens) + prompt +
+		running * prompt * d->params[STALL_SHARE]) /
+		       rate +
+	       d->params[TRANSFER_MS] + prompt * d->params[TRANSFER_US] / 1e3;
 }
 
 /*
- * Elsewhere when it is sooner, counting what a prefill in between costs those who decode here:
- *   here      = (line here + uncached) / rate + running x uncached / rate x stallShare
- *   elsewhere = (line there + whole prompt) / rate + transfer
- * The prompt's own pick is already in the line here, so uncached is not added twice.
+ * Elsewhere when it is sooner, counting what a prefill in between costs those who decode:
+ *   here  = (line here + uncached) / rate + running here x uncached / rate x stallShare
+ *   there = (line + whole prompt) / rate + running there x prompt / rate x stallShare + transfer
+ * A pod that only prefills is idle otherwise, so it is asked while there < here x dedicatedFactor;
+ * one that decodes too is disturbed, so it must gain more: there < here x sharedFactor.
+ * The prompt's own pick is already in the line here: uncached is not added twice. The factors and
+ * the share were found on the Mooncake conversation trace, see deploy/disaggregation.md.
  */
 static bool decide_sluice(const struct pd_decider *d, const struct pd_question *q,
 			  enum pd_reason *ret_reason)
@@ -102,20 +101,27 @@ static bool decide_sluice(const struct pd_decider *d, const struct pd_question *
 	const struct sluice_endpoint_load *load = pick->endpoint->load;
 	double rate = d->params[TOKENS_PER_S] / 1e3; /* tokens a ms */
 	double uncached = (double)pick->prompt_tokens - pick->cached_tokens_expected;
-	double line_here = (double)load_read(load->inflight_tokens), line_there = 0;
-	double running = load_read(load->running), here, elsewhere;
+	double line = (double)load_read(load->inflight_tokens), here;
 
-	if (line_here < uncached)
-		line_here = uncached;
-	if (!prefill_line(q, &line_there)) {
-		*ret_reason = PD_BECAUSE_NO_PREFILL;
-		return false;
+	if (line < uncached)
+		line = uncached;
+	here = line / rate + load_read(load->running) * uncached / rate * d->params[STALL_SHARE];
+	*ret_reason = PD_BECAUSE_NO_PREFILL;
+	for (uint32_t i = 0; i < q->snapshot->view_count; i++) {
+		const struct endpoint *ep = q->snapshot->views[i];
+		double factor = d->params[ep->role & SLUICE_ROLE_DECODE ? SHARED : DEDICATED];
+
+		if (!(ep->role & SLUICE_ROLE_PREFILL) || ep == pick->endpoint ||
+		    (q->model && !(q->model->views[i / 64] >> (i % 64) & 1)) ||
+		    !health_may_pick(ep))
+			continue;
+		*ret_reason = PD_BECAUSE_NO_GAIN;
+		if (cost_there(d, q, ep) >= here * factor)
+			continue;
+		*ret_reason = PD_BECAUSE_GAIN;
+		return true;
 	}
-	here = line_here / rate + running * uncached / rate * d->params[STALL_SHARE];
-	elsewhere = (line_there + pick->prompt_tokens) / rate + d->params[TRANSFER_MS] +
-		    pick->prompt_tokens * d->params[TRANSFER_US] / 1e3;
-	*ret_reason = elsewhere < here ? PD_BECAUSE_GAIN : PD_BECAUSE_NO_GAIN;
-	return elsewhere < here;
+	return false;
 }
 
 const struct pd_decider_type pd_decider_types[] = {
@@ -129,7 +135,8 @@ const struct pd_decider_type pd_decider_types[] = {
 	 "sluice",
 	 decide_sluice,
 	 {NUM("tokensPerSecond", 8000, 1, 1e9), NUM("transferMs", 10, 0, 1e6),
-	  NUM("transferUsPerToken", 5, 0, 1e6), NUM("stallShare", 0.1, 0, 1)}},
+	  NUM("transferUsPerToken", 5, 0, 1e6), NUM("stallShare", 0.3, 0, 1),
+	  NUM("dedicatedFactor", 1.5, 0, 100), NUM("sharedFactor", 0.5, 0, 100)}},
 	{"never-disagg-pd-decider", "never", decide_never, {{0}}},
 	{NULL, NULL, NULL, {{0}}},
 };
