@@ -228,8 +228,8 @@ static void print(const struct command *c, const struct fleet_result *r)
 	       "\"requests_per_cpu_s\":%.0f}\n",
 	       c->run.policy, c->load, c->run.speed, c->run.seed, r->hit_share, r->prefill_cv,
 	       r->ttft_p50_ms, r->ttft_p90_ms, r->ttft_p99_ms, r->itl_p50_ms, r->itl_p90_ms,
-	       r->e2e_p90_ms, r->apart_share, r->goodput_rps, r->offered_rps, r->completed, r->retried,
-	       c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0,
+	       r->e2e_p90_ms, r->apart_share, r->goodput_rps, r->offered_rps, r->completed,
+	       r->retried, c->run.gateways, r->wall_s > 0 ? r->completed_all / r->wall_s : 0,
 	       r->cpu_s > 0 ? r->completed_all / r->cpu_s : 0);
 }
 
