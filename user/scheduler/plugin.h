@@ -35,6 +35,7 @@ struct sched_candidate {
 	float kv_used;			    /* 0..1 */
 	bool precise;			    /* its events are heard: the next is what they say */
 	bool trusted;			    /* and hit_blocks too */
+	bool on_its_way;		    /* hit_blocks are what its events will say soon */
 	uint32_t precise_tokens;	    /* of the prompt, in its cache */
 	uint16_t media_held;		    /* of this request's, sent there lately */
 	bool predicted;			    /* the four below are set */

@@ -17,9 +17,21 @@ static double share_of(const struct kv_match *m, uint32_t prompt_bytes)
 	return worth * m->bytes / prompt_bytes;
 }
 
+/* What events say, or what they will soon. */
+static void hits_set(struct sched_candidate *c, const struct sched_view *view, double share,
+		     const struct recent *recent, const uint64_t *hashes)
+{
+	uint32_t blocks = (uint32_t)(share * view->total_blocks + 0.5);
+	uint32_t soon = recent_find(recent, hashes, blocks, c->hit_blocks, c->endpoint->slot,
+				    c->endpoint->generation);
+
+	c->on_its_way = soon > 0;
+	c->hit_blocks = (uint16_t)(soon ? soon : blocks);
+}
+
 void precise_match(const struct kv_index *index, const struct kv_trust *trust,
-		   struct sched_view *view, const uint64_t *slots, const uint32_t *generations,
-		   struct kv_match *scratch)
+		   const struct recent *recent, struct sched_view *view, const uint64_t *slots,
+		   const uint32_t *generations, const uint64_t *hashes, struct kv_match *scratch)
 {
 	const struct kv_prompt *prompt = view->request->kv_prompt;
 
@@ -35,7 +47,6 @@ void precise_match(const struct kv_index *index, const struct kv_trust *trust,
 		c->precise_tokens = m->blocks * load_read(ep->load->block_tokens);
 		c->trusted = !trust || kv_trusted(trust, ep->slot, ep->generation);
 		if (c->trusted)
-			c->hit_blocks =
-				(uint16_t)(share_of(m, prompt->len) * view->total_blocks + 0.5);
+			hits_set(c, view, share_of(m, prompt->len), recent, hashes);
 	}
 }

@@ -9,15 +9,17 @@
 #include "kv/kv_index.h"
 #include "kv/kv_trust.h"
 #include "scheduler/plugin.h"
+#include "scheduler/recent.h"
 
 #define KV_CPU_WORTH 0.8 /* of a block in the CPU tier, against one in GPU memory */
 
 /*
- * Fills hit_blocks (in the view's blocks), precise and precise_tokens of candidates. scratch has
- * ENDPOINTS_MAX elements; slots and generations are the candidates'.
+ * Fills hit_blocks (in the view's blocks), precise and precise_tokens of candidates, whose
+ * hit_blocks are those of the approximate index before. scratch has ENDPOINTS_MAX elements; slots
+ * and generations are the candidates'; hashes: the view's total_blocks of them.
  */
 void precise_match(const struct kv_index *index, const struct kv_trust *trust,
-		   struct sched_view *view, const uint64_t *slots, const uint32_t *generations,
-		   struct kv_match *scratch);
+		   const struct recent *recent, struct sched_view *view, const uint64_t *slots,
+		   const uint32_t *generations, const uint64_t *hashes, struct kv_match *scratch);
 
 #endif

@@ -33,7 +33,8 @@ struct sched_worker {
 	uint64_t hashes[PROMPT_BLOCKS_MAX];
 	uint32_t generations[ENDPOINTS_MAX]; /* by slot, set where slots has a bit */
 	struct kv_match kv[ENDPOINTS_MAX];   /* by slot */
-	uint16_t hits[ENDPOINTS_MAX];	     /* by slot */
+	struct recent recent;
+	uint16_t hits[ENDPOINTS_MAX]; /* by slot */
 	uint32_t hash_count;
 	struct sched_candidate candidates[ENDPOINTS_MAX];
 	float totals[ENDPOINTS_MAX], scores[PLUGINS_MAX][ENDPOINTS_MAX];
@@ -453,9 +454,9 @@ static void fill_pick(const struct sched_worker *w, const struct sched_view *vie
 	if (prompt_bytes)
 		ret->cached_tokens_expected =
 			(uint32_t)(view->prompt_tokens * ret->hit_bytes / prompt_bytes);
-	ret->precise = c->precise;
+	ret->precise = c->precise && !c->on_its_way; /* what is under way may come too late */
 	ret->precise_tokens = c->precise_tokens;
-	if (c->trusted) { /* tokens of the engine's, not bytes of ours */
+	if (c->trusted && !c->on_its_way) { /* tokens of the engine's, not bytes of ours */
 		ret->cached_tokens_expected = c->precise_tokens;
 		if (ret->prompt_tokens < c->precise_tokens)
 			ret->prompt_tokens = c->precise_tokens;
@@ -612,7 +613,8 @@ static uint64_t know(struct sched_worker *w, const struct endpoint_snapshot *sna
 		view->session_view = sessions_find(s->sessions, snap, req->session, req->now_ns);
 	match(w, view);
 	if (s->kv_index && req->kv_prompt && req->kv_prompt->len)
-		precise_match(s->kv_index, s->kv_trust, view, w->slots, w->generations, w->kv);
+		precise_match(s->kv_index, s->kv_trust, &w->recent, view, w->slots, w->generations,
+			      w->hashes, w->kv);
 	w->media_count = 0;
 	if (s->uses_media)
 		match_media(w, view);
@@ -661,6 +663,11 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 	ret->profile = number;
 	count_pick(ret);
 	note_facts(w, ret, hit);
+	if (s->kv_index) {
+		ret->recent = &w->recent;
+		ret->recent_number = recent_note(&w->recent, w->hashes, w->hash_count,
+						 ret->endpoint->slot, ret->endpoint->generation);
+	}
 	if (s->sessions && req->session.len)
 		sessions_bind(s->sessions, ret->endpoint, req->session, req->now_ns);
 	ret->decision = note_decision(w, &view, chosen, ret);
@@ -687,6 +694,9 @@ void scheduler_first_token(struct sched_pick *pick)
 {
 	load_sub(pick->endpoint->load->inflight_tokens, pick->inflight_tokens);
 	pick->inflight_tokens = 0;
+	if (pick->recent_number)
+		recent_end(pick->recent, pick->recent_number);
+	pick->recent_number = 0;
 }
 
 static void average(uint32_t *field, uint32_t value)
