@@ -93,11 +93,16 @@ asan tsan:
 unit-bins: $(UNIT)
 bench-bins: $(BENCH)
 
-build/fuzz/%: tests/fuzz/%.c
-	$(Q)$(MAKE) VARIANT=fuzz build/fuzz-lib
+# The library once for all fuzzers, however many are built at a time; they follow its changes.
+build/fuzz/%: tests/fuzz/%.c build/fuzz/libsluice.a
 	$(call say,FUZZ,$@)mkdir -p $(@D) && $(CLANG) $(CPPFLAGS) -std=gnu17 -g $(CFLAGS_fuzz) -fsanitize=fuzzer -o $@ $< build/fuzz/libsluice.a $(LIBS)
-build/fuzz-lib: $(LIB)
-.PHONY: build/fuzz-lib
+ifneq ($(VARIANT),fuzz)
+build/fuzz/libsluice.a: fuzz-lib
+	$(Q):
+endif
+fuzz-lib:
+	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz build/fuzz/libsluice.a
+.PHONY: fuzz-lib
 
 clean:
 	$(Q)rm -rf build
