@@ -160,6 +160,54 @@ def streams(gws):
         goal("CPU per message against HAProxy", rows["sluice"][0] / rows["haproxy"][0], 0.8)
 
 
+def anon_kb(pid):
+    return rss_mb(pid) * 1024
+
+
+def idle_connections(port, count):
+    """Connections that had one answer each and are kept."""
+    body = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}],"max_tokens":1}'
+    request = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json"
+               b"\r\ncontent-length: %d\r\n\r\n" % len(body)) + body
+    held = []
+    while len(held) < count:
+        some = [socket.create_connection(("127.0.0.1", port)) for _ in range(min(200, count))]
+        for s in some:
+            s.sendall(request)
+        for s in some:
+            assert s.recv(65536).startswith(b"HTTP/1.1 200"), "not served"
+        held += some
+    return held
+
+
+def memory(gws):
+    """User memory (RssAnon) a kept connection, and a stream of 20 events a second."""
+    idle, running = int(os.environ.get("IDLE", 8000)), int(os.environ.get("RUNNING", 2000))
+    print(f"\nuser memory, KB each: {idle} kept idle connections, then {running} streams")
+    for name, (port, process) in gws.items():
+        for s in idle_connections(port, 200):  # what is touched once and for all
+            s.close()
+        before = anon_kb(process.pid)
+        held = idle_connections(port, idle)
+        each = (anon_kb(process.pid) - before) / idle
+        for s in held:
+            s.close()
+        time.sleep(1)
+        before = anon_kb(process.pid)
+        load_args = ["taskset", "-c", "1", BIN / "sluice-load", "--target", f"127.0.0.1:{port}",
+                     "--json", "--concurrency", running, "--requests", running, "--max-tokens", 200,
+                     "--prompt-tokens", 64]
+        run = subprocess.Popen(list(map(str, load_args)), stdout=subprocess.DEVNULL)
+        time.sleep(5)
+        stream = (anon_kb(process.pid) - before) / running
+        run.wait(120)
+        print(f"{name:10} {each:8.2f} {stream:8.2f}    RssAnon after all of it "
+              f"{rss_mb(process.pid):.1f} MB")
+        if name == "sluice":
+            goal("KB a kept idle connection", each, 2.0)
+            goal("KB a relayed stream", stream, 16.0)
+
+
 def native():
     for b in sorted((ROOT / "build/release/bench").glob("bench_*")):
         if os.access(b, os.X_OK) and b.suffix == "":
@@ -185,6 +233,7 @@ def main():
         wait_port(PORT + 20 + ENGINES - 1)
         gws = gateways(tmp, PORT + 20)
         streams(gws)
+        memory(gws)
         print("\nRssAnon now, MB: " + ", ".join(f"{n} {rss_mb(p.pid):.1f}" for n, (_, p) in gws.items()))
     finally:
         stop()
