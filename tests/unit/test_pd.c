@@ -195,22 +195,25 @@ static void a_marked_value_is_exchanged(void **state)
 
 static void too_many_parts_are_refused(void **state)
 {
-	static const char body[] = "{\"prompt\":\"p\"}";
-	static char params[2 * BODY_PARTS_MAX + 1];
-	struct body_edit edit = {.kind = BODY_ADD, .member = OPENAI_NO_MEMBER, .name = "kv"};
-	static struct block blocks[BODY_PARTS_MAX];
+	static char body[] = "{\"prompt\":\"p\"}";
+	struct body_edit edits[EDITS_MAX];
+	static struct block text = {.data = body, .end = sizeof(body) - 1};
 	struct body_view v;
-	static struct block text = {.data = (char *)body, .end = sizeof(body) - 1};
+	uint32_t fit;
 
 	(void)state;
-	memset(params, '1', sizeof(params) - 1);
-	for (int i = 0; i < BODY_PARTS_MAX; i++)
-		blocks[i] = (struct block){.data = params + 2 * i,
-					   .end = 2,
-					   .next = i + 1 < BODY_PARTS_MAX ? &blocks[i + 1] : NULL};
-	edit.value = (struct body_text){.chain = blocks, .to = sizeof(params) - 1};
+	for (int i = 0; i < EDITS_MAX; i++)
+		edits[i] = (struct body_edit){.kind = BODY_ADD,
+					      .member = OPENAI_NO_MEMBER,
+					      .name = "kv",
+					      .value.span = SPAN("1")};
 	scan(body);
-	assert_int_equal(body_build(&v, &text, sizeof(body) - 1, &says, &edit, 1), -ENOSPC);
+	for (fit = 0; fit < EDITS_MAX; fit++)
+		if (body_build(&v, &text, sizeof(body) - 1, &says, edits, fit + 1))
+			break;
+	assert_in_range(fit, 12, EDITS_MAX - 1);
+	assert_int_equal(body_build(&v, &text, sizeof(body) - 1, &says, edits, fit + 1), -ENOSPC);
+	assert_true(v.count <= BODY_PARTS_MAX);
 }
 
 static void sampling_params_make_one_token(void **state)

@@ -32,7 +32,7 @@ static int part_add(struct body_view *v, const char *text, uint64_t start, uint6
 		return 0;
 	if (v->count == BODY_PARTS_MAX)
 		return -ENOSPC;
-	v->parts[v->count++] = (struct body_part){text, start, end};
+	v->parts[v->count++] = (struct body_part){text, start, end, NULL};
 	v->bytes += end - start;
 	return 0;
 }
@@ -44,18 +44,13 @@ static int part_str(struct body_view *v, const char *text)
 
 static int value_add(struct body_view *v, const struct body_text *t)
 {
-	uint64_t at = 0, from = t->from;
 	int err = part_add(v, t->span.ptr, 0, t->span.len);
 
-	for (const struct block *b = t->chain; !err && b && from < t->to; b = b->next) {
-		uint64_t used = block_used(b), end = t->to < at + used ? t->to : at + used;
-
-		if (from < at + used) {
-			err = part_add(v, b->data + b->start + (from - at), 0, end - from);
-			from = end;
-		}
-		at += used;
-	}
+	if (err || !t->chain || t->to <= t->from)
+		return err;
+	err = part_add(v, NULL, t->from, t->to);
+	if (!err)
+		v->parts[v->count - 1].chain = t->chain;
 	return err;
 }
 
@@ -193,6 +188,12 @@ int body_build(struct body_view *view, const struct block *chain, uint64_t body_
 	return err ? err : part_add(view, NULL, says->close, body_bytes);
 }
 
+static void part_copy(struct body_view *v, const struct body_part *p)
+{
+	v->parts[v->count++] = *p;
+	v->bytes += p->end - p->start;
+}
+
 int body_remark(struct body_view *view, const struct body_view *from, struct body_text value)
 {
 	uint32_t end = from->mark_first + from->mark_count;
@@ -201,18 +202,19 @@ int body_remark(struct body_view *view, const struct body_view *from, struct bod
 	view->chain = from->chain;
 	view->count = 0;
 	view->bytes = 0;
-	for (uint32_t i = 0; !err && i < from->mark_first; i++)
-		err = part_add(view, from->parts[i].text, from->parts[i].start, from->parts[i].end);
-	if (!err)
-		err = value_add(view, &value);
+	for (uint32_t i = 0; i < from->mark_first; i++)
+		part_copy(view, &from->parts[i]);
+	err = value_add(view, &value);
+	if (!err && view->count + from->count - end > BODY_PARTS_MAX)
+		err = -ENOSPC;
 	for (uint32_t i = end; !err && i < from->count; i++)
-		err = part_add(view, from->parts[i].text, from->parts[i].start, from->parts[i].end);
+		part_copy(view, &from->parts[i]);
 	return err;
 }
 
-/* Body bytes [start, end) as iov entries. */
-static unsigned int fill_body(const struct block *chain, uint64_t start, uint64_t end,
-			      struct iovec *iov, unsigned int max)
+/* The chain's bytes [start, end) as iov entries. */
+static unsigned int fill_chain(const struct block *chain, uint64_t start, uint64_t end,
+			       struct iovec *iov, unsigned int max)
 {
 	unsigned int n = 0;
 	uint64_t at = 0;
@@ -246,7 +248,8 @@ unsigned int body_fill(const struct body_view *view, uint64_t from, struct iovec
 		if (p->text)
 			iov[n++] = (struct iovec){(char *)p->text + skip, len - skip};
 		else
-			n += fill_body(view->chain, p->start + skip, p->end, iov + n, max - n);
+			n += fill_chain(p->chain ? p->chain : view->chain, p->start + skip, p->end,
+					iov + n, max - n);
 	}
 	return n;
 }

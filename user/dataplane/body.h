@@ -13,19 +13,20 @@
 #include "dataplane/openai.h"
 
 #define BODY_EDITS_MAX EDITS_MAX
-#define BODY_PARTS_MAX 160 /* edits, and inserted text that lies in many blocks */
+#define BODY_PARTS_MAX 64 /* two for an edit, and up to five for an added member */
 
 struct body_part {
-	const char *text;    /* inserted; NULL: of the request's body */
-	uint64_t start, end; /* body offsets, or 0 and the text's length */
+	const char *text;	   /* inserted; NULL: bytes of a chain */
+	uint64_t start, end;	   /* offsets in the chain, or 0 and the text's length */
+	const struct block *chain; /* NULL: the request's body */
 };
 
 struct body_view {
 	const struct block *chain; /* the request's body */
-	struct body_part parts[BODY_PARTS_MAX];
-	uint32_t count;
-	uint32_t mark_first, mark_count; /* parts of the marked value */
 	uint64_t bytes;
+	uint32_t count;
+	uint32_t mark_first, mark_count;	/* parts of the marked value */
+	struct body_part parts[BODY_PARTS_MAX]; /* last: most views use a few */
 };
 
 /* Text to insert: a span, and after it bytes [from, to) of a chain of blocks. */

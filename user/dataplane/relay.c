@@ -367,6 +367,8 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 		b->start = head_bytes;
 		n = head_bytes;
 	}
+	if (!up->head && up->body_sent == req->forward_bytes)
+		request_body_release(req);
 	/* The held bytes were observed once already: begin the observation anew. */
 	up->chunks = up->shown = (struct http1_chunks){0};
 	up->left = up->framing == HTTP1_LENGTH_BODY ? head->content_length : 0;

@@ -84,6 +84,19 @@ static void request_free(struct request *req)
 	worker_request_free(req);
 }
 
+void request_body_release(struct request *req)
+{
+	if (req->pd || req->route->action != ROUTE_FORWARD)
+		return;
+	/* The head lay in the first of them: what the account still wants is the route's. */
+	req->head.path = req->route->path;
+	req->head.method_text = SPAN("POST");
+	req->head.query = span_of(NULL, 0);
+	req->head.field_count = 0;
+	client_blocks_free(req->client, req->body);
+	req->body = req->body_last = NULL;
+}
+
 void request_done(struct request *req)
 {
 	account_request(req);

@@ -64,6 +64,9 @@ struct request {
 void request_run(struct request *req);
 /* Flow control lets it go: picks an endpoint and forwards. */
 void request_dispatch(struct request *req);
+/* Committed, and the endpoint has it all: nobody will send the body again. Gives its blocks back.
+ */
+void request_body_release(struct request *req);
 /* The running attempt failed before anything was passed on: another endpoint, or this answer. */
 struct failure {
 	int status;	    /* for the client, if nobody else can help */

@@ -20,7 +20,7 @@ struct op {
 	bool pending;
 };
 
-#define RING_PROVIDED 512 /* buffers on offer: power of two */
+#define RING_PROVIDED 256 /* buffers on offer: power of two */
 
 struct ring {
 	struct io_uring uring;

@@ -29,9 +29,9 @@ static unsigned int encode_fill(const struct leg *leg, uint64_t from, struct iov
 	const struct encode *e = l->encode;
 	struct body_view v = {.chain = e->pd->req->body, .count = 3};
 
-	v.parts[0] = (struct body_part){e->before, 0, strlen(e->before)};
-	v.parts[1] = (struct body_part){NULL, l->part.start, l->part.end};
-	v.parts[2] = (struct body_part){e->after, 0, strlen(e->after)};
+	v.parts[0] = (struct body_part){.text = e->before, .end = strlen(e->before)};
+	v.parts[1] = (struct body_part){.start = l->part.start, .end = l->part.end};
+	v.parts[2] = (struct body_part){.text = e->after, .end = strlen(e->after)};
 	return body_fill(&v, from, iov, max);
 }
 
