@@ -55,7 +55,7 @@ static const struct flag rows[] = {
 	{"policy", "NAME", FLAG_TEXTS, &command.policy_texts,
 	 "all, names by commas, or a profile of plugins (repeatable); names: round-robin, random, "
 	 "power-of-two, least-requests, llm-d, llm-d-precise, sglang, dynamo, lmetric, preble, "
-	 "sluice"},
+	 "sluice, sluice-precise, sluice-many"},
 	{"endpoints", "N", FLAG_COUNT, &command.run.endpoints, "engines"},
 	{"blocks", "N", FLAG_COUNT, &command.run.model.blocks, "KV blocks of an engine"},
 	{"block-tokens", "N", FLAG_COUNT, &command.run.model.block_tokens,

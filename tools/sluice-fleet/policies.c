@@ -204,6 +204,29 @@ static uint32_t pick_preble(struct sched_view *view, const struct plugin *p, con
 	return least(view, cost);
 }
 
+/* Ours where engines send KV events: the caches themselves in place of what was sent where. */
+static uint32_t pick_sluice_precise(struct sched_view *view, const struct plugin *p,
+				    const float *totals)
+{
+	static struct sched_candidate known[ENDPOINTS_MAX];
+	struct sched_view seen = *view;
+	float scores[ENDPOINTS_MAX];
+	struct plugin scorer;
+
+	(void)p;
+	(void)totals;
+	for (uint32_t i = 0; i < view->count; i++) {
+		const struct engine *e = &policy_world.engines[view->candidates[i].endpoint->slot];
+
+		known[i] = view->candidates[i];
+		known[i].hit_blocks = (uint16_t)engine_cached_blocks(e, policy_world.request);
+	}
+	seen.candidates = known;
+	plugin_init(&scorer, plugin_find("sluice-scorer", 13));
+	score_sluice(&seen, &scorer, scores);
+	return pick_max(view, p, scores);
+}
+
 const struct policy policies[] = {
 	{"round-robin", "each in turn", NULL, pick_round_robin},
 	{"random", "any", "random-picker", NULL},
@@ -216,6 +239,7 @@ const struct policy policies[] = {
 	{"lmetric", "LMetric: prefill tokens x batch size", NULL, pick_lmetric},
 	{"preble", "Srivatsa et al., Preble, E2 scheduling, 2024", NULL, pick_preble},
 	{"sluice", "scorers/sluice.c", "sluice", NULL},
+	{"sluice-precise", "the same with KV events", NULL, pick_sluice_precise},
 	{"sluice-many", "the same, for gateways that share nothing", "sluice-many", NULL},
 	{NULL, NULL, NULL, NULL},
 };
