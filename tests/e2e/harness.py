@@ -28,6 +28,11 @@ DEADLINE_S = 60.0 if SANITIZED else 20.0
 COMPLAINT = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
 
 
+# A shell's background jobs ignore SIGINT, nohup's SIGHUP; what is started here must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Skip(Exception):
     pass
 
