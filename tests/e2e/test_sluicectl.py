@@ -49,6 +49,7 @@ def test_endpoints_are_listed_as_a_table_and_as_json():
 def test_why_tells_the_pod_the_expectation_and_what_the_engine_reported():
     with World() as w:
         w.ask()
+        eventually("the prompt's blocks are learned", lambda: w.json("affinity")["pairs"] >= 5)
         request_id = w.ask()
         said = w.json("why", request_id)
         assert said["request_id"] == request_id and len(said["candidates"]) == 2, said
