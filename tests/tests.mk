@@ -38,6 +38,7 @@ bench:
 	$(Q)$(MAKE) --no-print-directory all bench-bins $(if $(wildcard tests/bench/fixed_engine.c),$(ENGINE))
 	$(Q)$(PY) tests/bench/compare.py
 	$(Q)$(PY) tests/bench/pd.py
+	$(Q)$(PY) tests/bench/pd_fleet.py
 
 # The order of routing policies, end to end against virtual time: about four minutes.
 bench-routing: all

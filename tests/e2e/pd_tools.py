@@ -158,9 +158,10 @@ class Pair:
         for port in self.side(leg)[:engines]:
             post(port, "/sim/fail", {"leg": leg, "what": what, "count": count})
 
-    def nothing_held(self):
+    def nothing_held(self, seconds=20):
         try:
             eventually("no engine holds blocks or runs anything",
-                       lambda: (b := self.books())["held_blocks"] == 0 and b["running"] == 0)
+                       lambda: (b := self.books())["held_blocks"] == 0 and b["running"] == 0,
+                       seconds)
         except AssertionError:
             raise AssertionError(f"held or running: {self.books()}") from None

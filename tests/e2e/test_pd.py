@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefill and decode apart: connector by API by streamed, each leg's bytes, each failure."""
+import itertools
 import json
 import random
 import re
@@ -13,8 +14,33 @@ from pd_tools import Pair, cases
 LONG = "the quick brown fox jumps over the lazy dog " * 30
 
 
-def ask(pair, stream=False, **more):
-    return post(pair.port, "/v1/chat/completions", chat(LONG, stream=stream, **more))
+BODIES = {
+    "/v1/chat/completions": chat(LONG),
+    "/v1/completions": {"model": "tiny", "prompt": LONG, "max_tokens": 8},
+    "/v1/responses": {"model": "tiny", "input": LONG, "max_output_tokens": 8},
+    "/v1/messages": {"model": "tiny", "max_tokens": 8,
+                     "messages": [{"role": "user", "content": LONG}]},
+    "/inference/v1/generate": {"model": "tiny", "token_ids": list(range(400)),
+                               "sampling_params": {"max_tokens": 8}},
+}
+ENDS = {"/v1/messages": b'data: {"type":"message_stop"}\n\n'}
+turn = itertools.count()
+
+
+def ask(pair, stream=False, path="/v1/chat/completions"):
+    return post(pair.port, path, {**BODIES[path], "stream": stream})
+
+
+def ask_any(pair, stream):
+    """Each API in turn: over the matrix of failures each meets each."""
+    path = list(BODIES)[next(turn) % len(BODIES)]
+    answer = ask(pair, stream, path)
+    assert answer.status == 200 and answer.complete, (path, answer.status, answer.body[:300])
+    assert b'"error"' not in answer.body or b'"error":null' in answer.body, (path, answer.body)
+    if stream:
+        assert answer.body.endswith(ENDS.get(path, b"\n\n")), (path, answer.body[-100:])
+    else:
+        assert answer.json(), path
 
 
 def good(answer, stream):
@@ -119,7 +145,7 @@ def prefill_failures(connector, failures, engines, **more):
         for stream in (False, True):
             with Pair(connector, "--pd-prefill-timeout", "300ms", **more) as pair:
                 pair.fail("prefill", what, engines=engines)
-                good(ask(pair, stream), stream)
+                ask_any(pair, stream)
                 yield pair, what, cause, stream
                 eventually("the decode legs are over", lambda: pair.books()["running"] == 0)
 
@@ -141,7 +167,7 @@ def test_a_failed_prefill_goes_to_another_pod():
             if metric("sluice_pd_leg_failures_total"):
                 assert metric("sluice_pd_fallbacks_total", to="another-prefill") == 1
             for _ in range(3):  # one of them meets it, wherever the scheduler began
-                good(ask(pair, stream), stream)
+                ask_any(pair, stream)
             assert metric("sluice_pd_fallbacks_total", to="decode-only") == 0, (connector, what)
             pair.nothing_held()
 
@@ -171,6 +197,16 @@ def test_without_fallback_a_failed_prefill_is_the_clients_error():
 
 
 def test_a_4xx_of_the_prefill_is_the_answer_and_counts_against_nobody():
+    for connector in CONNECTORS:
+        with Pair(connector) as pair:
+            for stream in (False, True):
+                pair.fail("prefill", "status-400")
+                answer = ask(pair, stream)
+                assert answer.status == 400, (connector, answer.status, answer.body)
+                assert answer.json()["error"]["message"] == "On order.", answer.body
+            pair.fail("prefill", "", 0)
+            good(ask(pair), False)
+            pair.nothing_held()
     with Pair("nixlv2") as pair:
         for stream in (False, True):
             pair.fail("prefill", "status-400")
@@ -191,7 +227,7 @@ def decode_fails(connector, what, stream, engines):
     pair = Pair(connector, "--pd-decode-head-timeout", "300ms")
     with pair:
         pair.fail("decode", what, engines=engines)
-        good(ask(pair, stream), stream)
+        ask_any(pair, stream)
         yield pair
         pair.gateway.metrics()
 
@@ -405,7 +441,7 @@ def aborts(connector, count, **more):
             t.start()
         for t in threads:
             t.join()
-        pair.nothing_held()
+        pair.nothing_held(*(1,) * SOAK)  # within a second, where nothing else runs
         books = pair.books()
         assert pair.gateway.metric("sluice_client_left_total") > count * 0.6, books
         assert books["refused"] == 0, books

@@ -155,6 +155,8 @@ void disagg_end(struct request *req)
 	}
 	if (running)
 		metric_inc(M_PD_LEFT);
+	if (pd->phase == PD_DECODE && pd->answer && pd->connector->releases && req->status >= 500)
+		metric_inc(M_PD_STRANDED);
 	prefill_end(pd, HEALTH_CLIENT_ERROR, true);
 	req->view = NULL;
 	req->pd = NULL;

@@ -295,7 +295,7 @@ static void prefill_refused(struct disagg *pd)
 	size_t n = 0;
 
 	metric_inc(M_PD_CLIENT_ERRORS);
-	if (b)
+	if (b && !(pd->leg.drop && pd->leg.answer_bytes > LEG_KEPT))
 		n = body_copy(pd->leg.answer, 0, pd->leg.answer_bytes, b->data, b->size - 2048);
 	leg_fini(&pd->leg);
 	prefill_end(pd, HEALTH_OK, false);
@@ -338,7 +338,7 @@ static void prefill_over_beside(struct disagg *pd, bool ok)
 	enum pd_cause cause;
 	enum health_outcome health;
 
-	if (ok || clients_fault(pd->leg.status)) {
+	if (ok) {
 		prefill_end(pd, HEALTH_OK, false);
 		return;
 	}
@@ -368,14 +368,16 @@ static void prefill_over(struct leg *leg)
 			orphan_free(pd);
 		return;
 	}
+	if (leg->result == LEG_ANSWERED && clients_fault(leg->status) && !pd->req->committed) {
+		if (pd->connector->order == PD_AT_ONCE)
+			forward_end(pd->req, false); /* the decode leg would wait for it */
+		prefill_refused(pd);
+		return;
+	}
 	if (pd->connector->order == PD_AT_ONCE) {
 		ok = ok && !first_event_is_error(leg);
 		leg_fini(leg);
 		prefill_over_beside(pd, ok);
-		return;
-	}
-	if (leg->result == LEG_ANSWERED && clients_fault(leg->status)) {
-		prefill_refused(pd);
 		return;
 	}
 	cause_of(leg, &cause, &health);
