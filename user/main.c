@@ -226,7 +226,9 @@ static void admin_affinity(void *arg, FILE *f)
 			(unsigned long long)prefix_index_endpoint_capacity(a->index,
 									   (uint16_t)ep->slot));
 	}
-	fputs("]}", f);
+	fputc(']', f);
+	kv_service_write_losses(a->kv, f);
+	fputc('}', f);
 	snapshot_put(snap);
 }
 

@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import subprocess
+import time
 
 from harness import BIN, Gateway, ROOT, Sim, chat, eventually, free_port, get, main, post
 
@@ -144,7 +145,11 @@ def test_lost_doubled_and_overtaken_messages_are_replayed():
 
         def whole():  # a lost last message is only noticed with the next
             send(gw, chat(text(rng, 40)), rng.random())
-            return held(gw, sims) == sims.blocks()
+            for _ in range(20):  # what was not lost arrives soon
+                if held(gw, sims) == sims.blocks():
+                    return True
+                time.sleep(0.01)
+            return False
         eventually("all that was lost is replayed", whole)
         assert gw.metric("sluice_kv_event_replays_total") > 2
         assert gw.metric("sluice_kv_event_gaps_total") > 0
@@ -270,6 +275,23 @@ def test_sluicectl_tells_who_holds_how_much_of_a_prompt():
         assert "what follows differs" in told and "at byte" in told, told
         assert other not in told
         assert "approximately" in ctl(gw, {**chat(), "tools": [{"x": "y" * 20}]})
+
+
+def test_the_lost_share_is_told_by_cause():
+    rng = random.Random(15)
+    shared = text(rng, 60)
+    with Engines(instances=1) as sims, gateway(sims) as gw:
+        def lost(share):
+            return gw.metric("sluice_kv_prompt_bytes_total", model="tiny", share=share)
+        send(gw, chat(shared + " one and what follows it " * 8), "a")
+        assert lost("cold") > 300 and lost("hit") == 0
+        caught_up(gw, sims)
+        send(gw, chat(shared + " two and what follows it " * 8), "b")
+        assert lost("hit") > 200 and lost("differs") > 100
+        caught_up(gw, sims)
+        told = subprocess.run([os.path.join(BIN, "sluicectl"), "--admin", f"127.0.0.1:{gw.admin}",
+                               "affinity"], capture_output=True, text=True, timeout=20).stdout
+        assert "1 prompts part from what is known at byte" in told, told
 
 
 main(globals())

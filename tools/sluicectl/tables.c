@@ -71,6 +71,37 @@ void table_top(json_t *answer)
 							   json_real(number(e, "requests_total")));
 }
 
+/* Why the hit rate is what it is: where the bytes of prompts were lost, by model. */
+static void losses_print(json_t *models)
+{
+	static const char *const shares[] = {"hit", "routed-away", "evicted", "differs", "cold"};
+	json_t *m;
+	size_t i;
+
+	if (json_array_size(models))
+		printf("\nOf the bytes of prompts, in percent:\n%-24s %-12s %9s %6s %11s %8s %8s "
+		       "%6s\n",
+		       "MODEL", "MATCHED", "PROMPTS", "HIT", "ROUTED-AWAY", "EVICTED", "DIFFERS",
+		       "COLD");
+	json_array_foreach(models, i, m)
+	{
+		double sum = 0, part[5];
+
+		for (unsigned int k = 0; k < 5; k++)
+			sum += part[k] = number(m, shares[k]);
+		for (unsigned int k = 0; k < 5; k++)
+			part[k] = sum > 0 ? 100 * part[k] / sum : 0;
+		printf("%-24s %-12s %9.0f %6.1f %11.1f %8.1f %8.1f %6.1f\n", text(m, "name"),
+		       text(m, "state"), number(m, "prompts"), part[0], part[1], part[2], part[3],
+		       part[4]);
+		if (number(m, "differing") > 0)
+			printf("%.0f prompts part from what is known at byte %.0f on average: text "
+			       "that "
+			       "changes with each request belongs at the end.\n",
+			       number(m, "differing"), number(m, "differs_at"));
+	}
+}
+
 void table_affinity(json_t *a)
 {
 	double pairs = number(a, "pairs"), most = number(a, "pairs_max");
@@ -91,6 +122,7 @@ void table_affinity(json_t *a)
 	       number(a, "block_bytes"));
 	printf("%.0f pairs were dropped as least recently used, %.0f blocks were not learned.\n",
 	       number(a, "evicted"), number(a, "dropped_blocks") + number(a, "refused_blocks"));
+	losses_print(json_object_get(a, "models"));
 }
 
 const char *table_endpoint;

@@ -8,6 +8,7 @@
 
 #include "base/metrics.h"
 #include "base/clock.h"
+#include "base/json_write.h"
 #include "base/log.h"
 #include "controlplane/kv_explain.h"
 #include "controlplane/kv_learner.h"
@@ -149,6 +150,43 @@ static void write_endpoints(struct kv_service *s, const struct kv_trust *trust, 
 	snapshot_put(snap);
 }
 
+static void write_losses(const struct kv_models *models, FILE *f)
+{
+	fprintf(f,
+		"# HELP sluice_kv_prompt_bytes_total Bytes of precisely matched prompts, by what "
+		"became of them\n# TYPE sluice_kv_prompt_bytes_total counter\n");
+	for (unsigned int i = 0; i < models->count; i++)
+		for (unsigned int k = 0; k < KV_LOSSES; k++)
+			fprintf(f, "sluice_kv_prompt_bytes_total{model=\"%s\",share=\"%s\"} %llu\n",
+				models->items[i].name, kv_loss_names[k],
+				(unsigned long long)models->items[i].losses.bytes[k]);
+}
+
+void kv_service_write_losses(struct kv_service *s, FILE *f)
+{
+	if (!s)
+		return;
+	fputs(",\"models\":[", f);
+	for (unsigned int i = 0; i < s->shared.models->count; i++) {
+		const struct kv_model *m = &s->shared.models->items[i];
+
+		fprintf(f, "%s{\"name\":", i ? "," : "");
+		json_string_write(f, span_of_str(m->name));
+		fprintf(f,
+			",\"state\":\"%s\",\"prompts\":%llu,\"differing\":%llu,\"differs_at\":%llu",
+			kv_model_state_name(m), (unsigned long long)m->losses.prompts,
+			(unsigned long long)m->losses.differing,
+			(unsigned long long)(m->losses.differing
+						     ? m->losses.differs_at / m->losses.differing
+						     : 0));
+		for (unsigned int k = 0; k < KV_LOSSES; k++)
+			fprintf(f, ",\"%s\":%llu", kv_loss_names[k],
+				(unsigned long long)m->losses.bytes[k]);
+		fputc('}', f);
+	}
+	fputc(']', f);
+}
+
 void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust, FILE *f)
 {
 	struct kv_index_stats stats;
@@ -169,6 +207,7 @@ void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust
 	for (unsigned int i = 0; i < s->shared.models->count; i++)
 		series_write(f, "kv_model_precise", "model", s->shared.models->items[i].name,
 			     s->shared.models->items[i].state == KV_MODEL_PRECISE);
+	write_losses(s->shared.models, f);
 	write_endpoints(s, trust, f);
 }
 

@@ -32,6 +32,9 @@ struct kv_models *kv_service_models(struct kv_service *s);
 int kv_service_explain(struct kv_service *s, const struct kv_trust *trust,
 		       const struct endpoint_snapshot *snap, struct span body, FILE *f);
 
+/* ,"models":[…]: each one's state and where its prompts' bytes were lost. Nothing without s. */
+void kv_service_write_losses(struct kv_service *s, FILE *f);
+
 /* Prometheus text: the index's figures, the state of each model, blocks of each endpoint, and
  * how far what was expected of it came true. */
 void kv_service_write_metrics(struct kv_service *s, const struct kv_trust *trust, FILE *f);

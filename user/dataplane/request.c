@@ -237,8 +237,11 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 		.slo_tpot_ms = req->slo_tpot_ms,
 		.role = role,
 		.stream = req->says.stream,
-		.kv_prompt = kv_body_read(req, model, &w->kv_prompt) ? &w->kv_prompt : NULL,
 	};
+	if (kv_body_read(req, model, &w->kv_prompt)) {
+		sr->kv_prompt = &w->kv_prompt;
+		sr->kv_losses = w->prompter.losses;
+	}
 }
 
 static void pick_failed(struct request *req, int err)

@@ -59,5 +59,6 @@ bool kv_prompter_read(struct kv_prompter *p, const struct kv_wanted *w, struct k
 		.prefix = p->prefix,
 	};
 	kv_prompt_read(kv_index_hash(p->index), ret);
+	p->losses = &model->losses;
 	return true;
 }

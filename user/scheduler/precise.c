@@ -50,3 +50,21 @@ void precise_match(const struct kv_index *index, const struct kv_trust *trust,
 			hits_set(c, view, share_of(m, prompt->len), recent, hashes);
 	}
 }
+
+void precise_account(const struct kv_index *index, const struct sched_request *req,
+		     const uint64_t *slots, const struct kv_match *matches,
+		     const struct endpoint *chosen)
+{
+	uint32_t best = 0;
+
+	if (!req->kv_losses || !matches[chosen->slot].known)
+		return;
+	for (unsigned int i = 0; i < KV_SLOT_WORDS; i++)
+		for (uint64_t left = slots[i]; left; left &= left - 1) {
+			const struct kv_match *m =
+				&matches[i * 64 + (unsigned int)__builtin_ctzll(left)];
+
+			best = m->bytes > best ? m->bytes : best;
+		}
+	kv_losses_note(req->kv_losses, index, req->kv_prompt, best, matches[chosen->slot].bytes);
+}

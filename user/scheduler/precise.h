@@ -7,6 +7,7 @@
 #define SLUICE_SCHEDULER_PRECISE_H
 
 #include "kv/kv_index.h"
+#include "kv/kv_losses.h"
 #include "kv/kv_trust.h"
 #include "scheduler/plugin.h"
 #include "scheduler/recent.h"
@@ -21,5 +22,10 @@
 void precise_match(const struct kv_index *index, const struct kv_trust *trust,
 		   const struct recent *recent, struct sched_view *view, const uint64_t *slots,
 		   const uint32_t *generations, const uint64_t *hashes, struct kv_match *scratch);
+
+/* Books why the pick's prompt is not all in the chosen endpoint's cache. After precise_match(). */
+void precise_account(const struct kv_index *index, const struct sched_request *req,
+		     const uint64_t *slots, const struct kv_match *matches,
+		     const struct endpoint *chosen);
 
 #endif

@@ -663,6 +663,8 @@ int scheduler_pick(struct sched_worker *w, const struct endpoint_snapshot *snap,
 	ret->profile = number;
 	count_pick(ret);
 	note_facts(w, ret, hit);
+	if (s->kv_index && req->kv_prompt && req->kv_prompt->len)
+		precise_account(s->kv_index, req, w->slots, w->kv, ret->endpoint);
 	if (s->kv_index) {
 		ret->recent = &w->recent;
 		ret->recent_number = recent_note(&w->recent, w->hashes, w->hash_count,
