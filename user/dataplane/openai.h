@@ -146,8 +146,9 @@ const char *openai_member_name(enum openai_member member);
 /* Private to the scanner's files. */
 int openai_value_begin(struct openai_scan *s, uint64_t at, char first);
 int openai_value_end(struct openai_scan *s, uint64_t end);
-bool openai_value_is_kept(
-	const struct openai_scan *s); /* the string that begins: its text matters */
+/* The string, the key that begins: its text matters. */
+bool openai_value_is_kept(const struct openai_scan *s);
+bool openai_key_is_kept(const struct openai_scan *s);
 int openai_key_end(struct openai_scan *s, uint64_t key);
 
 /* Bytes from p that need no look inside a string: no quote, backslash, control or non-ASCII. */

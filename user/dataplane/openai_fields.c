@@ -59,6 +59,12 @@ static bool raw_member(enum openai_member m)
 	return m == OPENAI_TOOLS || m == OPENAI_DOCUMENTS;
 }
 
+bool openai_key_is_kept(const struct openai_scan *s)
+{
+	return s->depth == 1 || (prompt_member(s->member) && !raw_member(s->member)) ||
+	       s->member == OPENAI_STREAM_OPTIONS;
+}
+
 /* A key below the top level: says what kind of text a string after it is. */
 static void inner_key_end(struct openai_scan *s)
 {
@@ -69,8 +75,7 @@ static void inner_key_end(struct openai_scan *s)
 		s->key_kind = PROMPT_MEDIA;
 	else
 		s->key_kind = PROMPT_TEXT;
-	s->req->has_media |= s->key_kind == PROMPT_MEDIA && prompt_member(s->member) &&
-			     !raw_member(s->member); /* a tool's parameters may be called url */
+	s->req->has_media |= s->key_kind == PROMPT_MEDIA && prompt_member(s->member);
 	s->in_stream_options =
 		s->depth == 2 && s->member == OPENAI_STREAM_OPTIONS && token_is(s, "include_usage");
 }
@@ -80,7 +85,8 @@ int openai_key_end(struct openai_scan *s, uint64_t key)
 	struct openai_place *place;
 
 	if (s->depth > 1) {
-		inner_key_end(s);
+		if (openai_key_is_kept(s))
+			inner_key_end(s);
 		return 0;
 	}
 	s->member = OPENAI_NO_MEMBER;

@@ -12,6 +12,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum {
 	VALUE,
@@ -216,12 +219,18 @@ static int string_end(struct openai_scan *s, uint64_t at)
 	return openai_value_end(s, at + 1);
 }
 
-static void token_add_plain(struct openai_scan *s, const char *p, size_t n)
+/* n bytes of the string, which stand among `readable` ones. */
+static void token_add_plain(struct openai_scan *s, const char *p, size_t n, size_t readable)
 {
 	size_t room = s->token_len < sizeof(s->token) ? sizeof(s->token) - s->token_len : 0;
 
 	if (!s->keeps_token)
 		return;
+	if (n <= 16 && readable >= 16 && room >= 16) { /* most keys: no call, no loop */
+		memcpy(s->token + s->token_len, p, 16);
+		s->token_len += (uint32_t)n;
+		return;
+	}
 	if (room)
 		memcpy(s->token + s->token_len, p, n < room ? n : room);
 	s->token_len += (uint32_t)(n < room ? n : room);
@@ -229,12 +238,32 @@ static void token_add_plain(struct openai_scan *s, const char *p, size_t n)
 		s->token_len = sizeof(s->token) + 1;
 }
 
+/* openai_plain_bytes(), without a call if the first sixteen bytes say it: most keys are short. */
+static inline size_t plain_bytes(const char *p, size_t n)
+{
+#ifdef __SSE2__
+	if (n >= 16) {
+		__m128i v = _mm_loadu_si128((const __m128i *)p);
+		__m128i end = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
+					   _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+		/* Signed: bytes >= 0x80 are negative, less than 0x20 as controls are. */
+		__m128i odd = _mm_cmplt_epi8(v, _mm_set1_epi8(0x20));
+		int mask = _mm_movemask_epi8(_mm_or_si128(end, odd));
+
+		if (mask)
+			return (size_t)__builtin_ctz((unsigned int)mask);
+		return 16 + openai_plain_bytes(p + 16, n - 16);
+	}
+#endif
+	return openai_plain_bytes(p, n);
+}
+
 /* Bytes from a character's start on that need no closer look. */
 static size_t string_fast(struct openai_scan *s, const char *p, size_t n, uint64_t at)
 {
-	size_t plain = openai_plain_bytes(p, n), more;
+	size_t plain = plain_bytes(p, n), more;
 
-	token_add_plain(s, p, plain);
+	token_add_plain(s, p, plain, n);
 	if (plain == n || p[plain] == '"' || s->keeps_token || at + plain < s->slow_until)
 		return plain;
 	more = plain + openai_string_skip(p + plain, n - plain);
@@ -385,7 +414,8 @@ static int structure_byte(struct openai_scan *s, char c, uint64_t at)
 		if (c != '"')
 			return fail(s, OPENAI_SYNTAX, at);
 		s->state = STRING;
-		s->is_key = s->keeps_token = true;
+		s->is_key = true;
+		s->keeps_token = openai_key_is_kept(s);
 		s->value = at;
 		s->token_len = 0;
 		return 0;
