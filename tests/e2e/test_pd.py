@@ -294,7 +294,7 @@ def test_a_prompt_of_sixty_megabytes_is_held_once():
     size = 60 << 20
     body = b'{"model":"tiny","max_tokens":2,"prompt":"' + b"word " * (size // 5) + b'"}'
     for connector in ("nixlv2", "sglang"):
-        with Pair(connector, prefill=1, decode=1,
+        with Pair(connector, "--probe-interval", "60s", prefill=1, decode=1,  # busy engines
                   sim=("--max-model-len", "100000000", "--kv-cache-size", "100000000",
                        "--block-size", "4096", "--time-to-first-token", "20ms",
                        "--inter-token-latency", "1ms")) as pair:
