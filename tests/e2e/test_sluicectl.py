@@ -50,6 +50,8 @@ def test_why_tells_the_pod_the_expectation_and_what_the_engine_reported():
     with World() as w:
         w.ask()
         eventually("the prompt's blocks are learned", lambda: w.json("affinity")["pairs"] >= 5)
+        eventually("no engine says that it is busy", lambda: all(
+            e.get("running") == 0 for e in w.json("endpoints")["endpoints"]))
         request_id = w.ask()
         said = w.json("why", request_id)
         assert said["request_id"] == request_id and len(said["candidates"]) == 2, said
