@@ -131,7 +131,8 @@ def test_anthropic_and_responses_parts_keep_their_api():
 
 def test_a_part_that_no_pod_encodes_is_left_to_the_next_leg():
     for what in ("reset", "hang", "status-500", "status-503", "status-400", "no-params", "refused"):
-        with Pods(("encode", "encode", "prefill", "decode"), "--pd-prefill-timeout", "300ms") as pods:
+        with Pods(("encode", "encode", "prefill", "decode"), "--pd-prefill-timeout",
+                  "700ms" if what == "hang" else "20s") as pods:
             pods.fail(what, count=100)
             ask(pods, body(IMAGE, AUDIO))
             assert pods.books("ec_used") == 0, what
@@ -139,7 +140,8 @@ def test_a_part_that_no_pod_encodes_is_left_to_the_next_leg():
             assert pods.gateway.metric("sluice_pd_leg_failures_total", leg="encode") >= 2, what
             (decode,) = pods.of("decode")
             assert "kv_transfer_params" in decode
-        with Pods(("encode", "prefill", "decode"), "--pd-prefill-timeout", "300ms") as pods:
+        with Pods(("encode", "prefill", "decode"), "--pd-prefill-timeout",
+                  "1500ms" if what == "hang" else "20s") as pods:
             if what == "refused":
                 continue
             pods.fail(what, count=1)
