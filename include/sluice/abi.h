@@ -67,7 +67,10 @@ struct sluice_endpoint_load {
 	__u32 ttft_error_p90_ppm;
 	__u32 itl_error_mean_ppm;
 	__u32 itl_error_p90_ppm;
-	__u64 reserved[5];
+	__u32 inflight_at_scrape; /* inflight_requests when the engine's were read, + 1; 0 unknown
+				   */
+	__u32 reserved_word;
+	__u64 reserved[4];
 };
 
 /*

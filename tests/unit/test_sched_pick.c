@@ -2,6 +2,8 @@
 /* Scores worked out by hand from the plugins' rules, ties, bursts, exclusion, counting. */
 #include "sched_pool.h"
 
+#include "scheduler/admission.h"
+
 /* ---- scores ---- */
 
 struct pod_row {
@@ -619,6 +621,34 @@ static void random_pickers_follow_their_weights(void **state)
 	scheduler_free(weighted);
 }
 
+static void figures_of_a_moment_ago_follow_what_we_sent_and_what_ended(void **state)
+{
+	static const struct {
+		uint32_t waiting, running, then, now, want_waiting, want_running;
+	} cases[] = {
+		{0, 1, 1, 0, 0, 0},  /* ours ended: nobody runs */
+		{2, 5, 3, 1, 2, 3},  /* two ended: of those that ran */
+		{2, 1, 4, 1, 1, 0},  /* three ended, one of ours is left */
+		{0, 3, 1, 4, 3, 3},  /* three sent: they wait, as far as is known */
+		{0, 2, 9, 9, 7, 2},  /* the engine has not shown seven of ours */
+		{4, 4, 2, 2, 4, 4},  /* others' requests stay */
+		{0, 0, 50, 0, 0, 0}, /* more ended than it showed */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct sched_candidate c;
+
+		loads[0].waiting = cases[i].waiting;
+		loads[0].running = cases[i].running;
+		loads[0].inflight_at_scrape = cases[i].then + 1;
+		loads[0].inflight_requests = cases[i].now;
+		candidate_read(&c, &pods[0], 0, NOW, NS_PER_S);
+		if (c.waiting != cases[i].want_waiting || c.running != cases[i].want_running)
+			fail_msg("case %zu: %u wait, %u run", i, c.waiting, c.running);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -637,6 +667,7 @@ int main(void)
 		T(named_endpoint_is_the_same_whatever_the_order),
 		T(adapter_is_preferred_where_it_runs_then_where_there_is_room),
 		T(random_pickers_follow_their_weights),
+		T(figures_of_a_moment_ago_follow_what_we_sent_and_what_ended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

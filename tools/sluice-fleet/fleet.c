@@ -29,7 +29,8 @@ struct gateway {
 	struct endpoint *endpoints;
 	struct sluice_endpoint_load *loads;
 	struct policy_place *places;
-	uint32_t turn; /* of round robin */
+	uint32_t *own_at_look; /* inflight_requests when the engines were looked at */
+	uint32_t turn;	       /* of round robin */
 };
 
 /* What an engine showed at a scrape that is still on its way. */
@@ -71,9 +72,10 @@ static int gateway_init(struct gateway *g, const struct fleet_options *o, uint32
 
 	g->endpoints = calloc(o->endpoints, sizeof(*g->endpoints));
 	g->loads = calloc(o->endpoints, sizeof(*g->loads));
+	g->own_at_look = calloc(o->endpoints, sizeof(*g->own_at_look));
 	g->places = calloc(o->endpoints, sizeof(*g->places));
 	g->snap.views = calloc(o->endpoints, sizeof(*g->snap.views));
-	if (!g->endpoints || !g->loads || !g->places || !g->snap.views)
+	if (!g->endpoints || !g->loads || !g->places || !g->own_at_look || !g->snap.views)
 		return -ENOMEM;
 	g->snap.view_count = o->endpoints;
 	for (uint32_t i = 0; i < o->endpoints; i++) {
@@ -112,6 +114,7 @@ static void gateway_fini(struct gateway *g)
 	free(g->endpoints);
 	free(g->loads);
 	free(g->places);
+	free(g->own_at_look);
 	free(g->snap.views);
 }
 
@@ -265,6 +268,9 @@ static void scrape(struct fleet *f, double now_s)
 		f->looks[i] = (struct look){e->waiting_count, e->running_count,
 					    (uint32_t)(engine_kv_used(e) * 1e6)};
 	}
+	for (uint32_t g = 0; g < f->o->gateways; g++)
+		for (uint32_t i = 0; i < f->o->endpoints; i++)
+			f->gateways[g].own_at_look[i] = f->gateways[g].loads[i].inflight_requests;
 	f->looked_s = now_s;
 	f->deliver_s = now_s + f->o->delay_s;
 	f->scrape_next_s = now_s + f->o->scrape_s;
@@ -279,6 +285,7 @@ static void deliver(struct fleet *f)
 			l->waiting = f->looks[i].waiting;
 			l->running = f->looks[i].running;
 			l->kv_used_ppm = f->looks[i].kv_ppm;
+			l->inflight_at_scrape = f->gateways[g].own_at_look[i] + 1;
 			l->scraped_at_ns = virtual_ns(f->looked_s);
 		}
 	f->deliver_s = INFINITY;

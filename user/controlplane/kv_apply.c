@@ -94,6 +94,7 @@ static void loaded(struct kv_applier *a, const struct kv_event *e)
 	metric_inc(M_KV_LOADS);
 	if (!a->load)
 		return;
+	load_write(a->load->inflight_at_scrape, load_read(a->load->inflight_requests) + 1);
 	load_write(a->load->running, e->running);
 	load_write(a->load->waiting, e->waiting);
 	if (e->max_tokens)

@@ -24,8 +24,10 @@ void scrape_apply(struct endpoint *ep, const struct engine_metrics *m, uint64_t 
 
 	if (m->seen & SERIES_WAITING)
 		load_write(load->waiting, figure(m->waiting, 1));
-	if (m->seen & SERIES_RUNNING)
+	if (m->seen & SERIES_RUNNING) {
 		load_write(load->running, figure(m->running, 1));
+		load_write(load->inflight_at_scrape, load_read(load->inflight_requests) + 1);
+	}
 	if (m->seen & SERIES_KV_USAGE)
 		load_write(load->kv_used_ppm, figure(m->kv_usage > 1 ? 1 : m->kv_usage, 1e6));
 	if (m->seen & SERIES_BLOCK_TOKENS)

@@ -66,6 +66,7 @@ static void load_clear(struct sluice_endpoint_load *load)
 	load_write(load->requests_total, 0);
 	load_write(load->cached_tokens_total, 0);
 	load_write(load->prompt_tokens_total, 0);
+	load_write(load->inflight_at_scrape, 0);
 	load_write(load->ttft_error_mean_ppm, 0);
 	load_write(load->ttft_error_p90_ppm, 0);
 	load_write(load->itl_error_mean_ppm, 0);

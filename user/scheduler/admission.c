@@ -11,6 +11,30 @@
 
 #define UNSEEN_FREE 16 /* requests that an engine without a queue is taken to begin at once */
 
+/*
+ * The engine's figures are of a moment ago: what we sent and what ended since then is known. Sent:
+ * it waits (or runs, nobody knows); ended: it ran.
+ */
+static void follow_own(struct sched_candidate *c, uint32_t then_plus_one)
+{
+	uint32_t then = then_plus_one - 1, now = c->own_requests, ended;
+
+	if (!then_plus_one)
+		return;
+	if (now >= then) {
+		c->waiting += now - then;
+		return;
+	}
+	ended = then - now;
+	if (ended <= c->running) {
+		c->running -= ended;
+		return;
+	}
+	ended -= c->running;
+	c->running = 0;
+	c->waiting = c->waiting > ended ? c->waiting - ended : 0;
+}
+
 void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint32_t view, uint64_t now_ns,
 		    uint64_t stale_ns)
 {
@@ -29,6 +53,7 @@ void candidate_read(struct sched_candidate *c, struct endpoint *ep, uint32_t vie
 	c->own_requests = load_read(load->inflight_requests);
 	c->own_tokens = load_read(load->inflight_tokens);
 	c->kv_used = (float)load_read(load->kv_used_ppm) / 1e6f;
+	follow_own(c, load_read(load->inflight_at_scrape));
 	if (c->own_requests <= c->waiting + c->running)
 		return;
 	unseen = c->own_requests - c->waiting - c->running;

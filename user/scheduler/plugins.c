@@ -132,7 +132,7 @@ const struct plugin_type plugin_types[] = {
 	  PLUGIN_DEPRECATED | PLUGIN_ANY_PARAMS, .score = score_prefix,
 	  .note = "scores by the index that is there; see precise-prefix-cache-producer" },
 	{ "sluice-scorer", PLUGIN_SCORER, .score = score_sluice,
-	  PARAMS(NUM("requestTokens", 2048, 0, 1e6), NUM("uncachedWeight", 2, 0, 1e3),
+	  PARAMS(NUM("requestTokens", 512, 0, 1e6), NUM("uncachedWeight", 2, 0, 1e3),
 		 NUM("rendezvousShare", 0, 0, 1), NUM("backlogTokens", 8000, 0, 1e12)) },
 
 	{ "max-score-picker", PLUGIN_PICKER, .pick = pick_max, MAX_ENDPOINTS,
