@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
@@ -156,6 +157,31 @@ def test_lost_doubled_and_overtaken_messages_are_replayed():
         assert gw.metric("sluice_kv_event_late_total") > 0
 
 
+def test_a_gateway_too_slow_to_listen_makes_up_for_it():
+    rng = random.Random(16)
+    with Engines("--event-hwm", "4", "--event-batch-size", "1", "--kv-cache-size", "100000",
+                 instances=1) as sims, gateway(sims) as gw:
+        send(gw, chat(text(rng, 60)), "a")
+        caught_up(gw, sims)
+        os.kill(gw.pid, signal.SIGSTOP)  # the engine's socket drops what it cannot send
+        try:
+            for _ in range(150):
+                body = {"model": "tiny", "max_tokens": 1, "prompt": text(rng, 3000)}
+                assert post(sims.ports[0], "/v1/completions", body).status == 200
+        finally:
+            os.kill(gw.pid, signal.SIGCONT)
+
+        def whole():
+            post(sims.ports[0], PATH, chat(text(rng, 60)))
+            for _ in range(20):
+                if held(gw, sims) == sims.blocks():
+                    return True
+                time.sleep(0.01)
+            return False
+        eventually("what was dropped is replayed", whole)
+        assert gw.metric("sluice_kv_event_gaps_total") > 0
+
+
 def test_without_replay_a_gap_forgets_the_endpoint():
     rng = random.Random(8)
     with Engines("--event-loss", "30", "--event-batch-size", "1", instances=1,
@@ -197,10 +223,10 @@ def test_older_engines_are_heard_by_port_convention():
     body = chat(text(rng, 100))
     with Engines("--hide-event-sources", instances=1, replay=False) as sims:
         with gateway(sims, "--kv-events", str(sims.events)) as gw:
-            for number in range(30):  # the subscription itself takes a moment
-                send(gw, chat(text(rng, 40)), f"w{number}")
-                if held(gw, sims)[0]:
-                    break
+            def heard():  # the subscription itself takes a moment
+                send(gw, chat(text(rng, 40)), f"w{rng.random()}")
+                return held(gw, sims)[0]
+            eventually("the engine is heard", heard)
             send(gw, body, "a")
             eventually("each message is applied", lambda: gw.metric("sluice_kv_event_next") ==
                        get(sims.ports[0], "/sim/events").json()["messages"])

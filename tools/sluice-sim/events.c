@@ -82,7 +82,7 @@ static struct events *events_new(const struct sim_options *opt, unsigned int n)
 	ev->pub = socket_open(ZMQ_PUB, ev->endpoint, hwm, opt->zmq_connect);
 	if (opt->replay_endpoint) {
 		endpoint_of(opt->replay_endpoint, n, ev->replay, sizeof(ev->replay));
-		ev->router = socket_open(ZMQ_ROUTER, ev->replay, hwm, false);
+		ev->router = socket_open(ZMQ_ROUTER, ev->replay, 100000, false);
 	}
 	snprintf(ev->topic, sizeof(ev->topic), "kv@%s:%u@%s", opt->host, opt->port + n, opt->model);
 	return ev;

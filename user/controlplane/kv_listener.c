@@ -170,8 +170,9 @@ static void forget(struct kv_listener *l, struct hearing *h, const char *why)
 
 static bool replay_begin(struct kv_listener *l, struct hearing *h, uint64_t from)
 {
+	int64_t bytes_max = KV_MESSAGE_BYTES_MAX;
+	int linger = 0, ipv6 = 1, hwm = 100000;
 	unsigned char bytes[8];
-	int linger = 0;
 
 	if (!*h->source.replay || h->no_replay || (h->replayed && h->gap_at == from))
 		return false;
@@ -181,6 +182,9 @@ static bool replay_begin(struct kv_listener *l, struct hearing *h, uint64_t from
 	if (!h->dealer)
 		return false;
 	zmq_setsockopt(h->dealer, ZMQ_LINGER, &linger, sizeof(linger));
+	zmq_setsockopt(h->dealer, ZMQ_RCVHWM, &hwm, sizeof(hwm));
+	zmq_setsockopt(h->dealer, ZMQ_MAXMSGSIZE, &bytes_max, sizeof(bytes_max));
+	zmq_setsockopt(h->dealer, ZMQ_IPV6, &ipv6, sizeof(ipv6));
 	for (unsigned int i = 0; i < 8; i++)
 		bytes[i] = (unsigned char)(from >> (56 - 8 * i));
 	if (zmq_connect(h->dealer, h->source.replay) < 0 ||
@@ -218,8 +222,10 @@ static bool replay_message(struct kv_listener *l, struct hearing *h, struct fram
 	case KV_LATE:
 		metric_inc(M_KV_LATE);
 		return true;
-	case KV_GAP: /* its buffer does not reach back so far */
-		forget(l, h, "cannot be replayed whole");
+	case KV_GAP: /* a ROUTER drops at its high-water mark: from here on again */
+		if (h->gap_at != h->order.next)
+			return false;
+		forget(l, h, "cannot be replayed whole"); /* its buffer does not reach back */
 		break;
 	case KV_RESTART:
 		forget(l, h, "began anew");
@@ -240,9 +246,19 @@ static void replay_read(struct kv_listener *l, struct hearing *h)
 
 		frames_close(&f);
 		h->replay_until_ns = clock_mono_ns() + REPLAY_TIMEOUT_MS * NS_PER_MS;
-		if (!goes_on)
+		if (!goes_on) /* what it left out is missed, and asked for, with the next message */
 			replay_end(h);
 	}
+}
+
+/* No more comes. What came counts; if it was nothing, nobody is there who replays. */
+static void replay_late(struct kv_listener *l, struct hearing *h)
+{
+	replay_end(h);
+	if (h->order.begun && h->order.next != h->gap_at)
+		return;
+	h->no_replay = true;
+	forget(l, h, "were not replayed in time");
 }
 
 /* ---- live ---- */
@@ -538,11 +554,8 @@ static void turn(struct kv_listener *l)
 		}
 		if (l->items[at++].revents)
 			monitor_read(l, h);
-		if (h->dealer && now > h->replay_until_ns) {
-			replay_end(h);
-			h->no_replay = true;
-			forget(l, h, "were not replayed in time");
-		}
+		if (h->dealer && now > h->replay_until_ns)
+			replay_late(l, h);
 		learned_look(l, h);
 	}
 	kv_index_sweep(l->shared->index, SWEEP_PLACES);
