@@ -285,6 +285,22 @@ def test_the_ceiling_falls_with_the_priority():
         line.served()
 
 
+def test_two_workers_count_together_and_serve_all():
+    config = ONE + "  maxRequests: 30\n"
+    with engine() as sim, gateway(sim, config, "--workers", "2") as gw:
+        held, line = Held(gw), Line(gw)
+        for i in range(30):
+            line.add(f"r{i}", waits=False, x_llm_d_inference_fairness_id=f"t{i % 3}")
+        eventually("all wait", lambda: line.queued() == 30)
+        got = post(gw.port, PATH, chat())
+        assert got.status == 429 and got.headers[REASON] == "rejected-saturated", got.body
+        held.release()
+        line.served()
+        assert {a.status for a in line.answers.values()} == {200}
+        assert line.queued() == 0
+        assert gw.metric("sluice_flow_control_requests_total", outcome="dispatched") == 31
+
+
 def test_if_available_wants_a_cached_prefix():
     config = "plugins:\n- {type: prefix-cache-scorer}\n"
     with engine() as sim, gateway(sim, config) as gw:
