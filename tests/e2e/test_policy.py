@@ -48,6 +48,33 @@ def test_the_version_is_the_gateways_own():
     engine.stop()
 
 
+def test_a_bad_body_is_refused_by_field_or_by_byte():
+    engine = Replay()
+    rows = (
+        (b'{"model":"tiny","mod\\u0065l":"tiny","messages":[]}', "model", "twice"),
+        (b'{"model":"tiny","messages":[],"stream":"yes"}', "stream", "type"),
+        (b'{"model":"tiny","messages":[],"max_tokens":1.5}', "max_tokens", "type"),
+        (b'{"model":"tiny","messages":[],"stream_options":{"include_usage":3}}',
+         "stream_options", "type"),
+        (b'{"model":"tiny","messages":[{"role":"user","content":"\xc3("}]}', None, "byte 55."),
+        (b'{"model":"tiny","messages":[{"role":"user","content":"x"},]}', None, "byte 58."),
+        (b'{"model":"tiny","messages":[', None, "byte 28."),
+    )
+    with Gateway([engine]) as gw:
+        for body, field, word in rows:
+            got = call(gw.port, "POST", PATH, body)
+            error = got.json()["error"]
+            assert got.status == 400 and error["param"] == field, (body, got.status, error)
+            assert word in error["message"] and (field or "byte") in error["message"], error
+            got = call(gw.port, "POST", "/v1/messages", body)
+            assert got.status == 400 and got.json()["type"] == "error", got.body
+        assert not engine.inference()
+        good = b'{"model":"t\\u0069ny","messages":[{"role":"user","content":"\\ud83d"}]}'
+        assert call(gw.port, "POST", PATH, good).status == 200
+        assert engine.inference()[0].body == good
+    engine.stop()
+
+
 def test_a_model_is_rewritten_in_place_and_by_weight():
     engine = Replay()
     with Gateway([engine], "--model-rewrite", "alias=tiny", "--model-rewrite",

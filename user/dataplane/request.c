@@ -334,13 +334,11 @@ static void model_rewrite(struct request *req)
 /* Does the body say something that can be served? Answers it here if not. */
 static bool body_checked(struct request *req)
 {
-	char text[MODEL_NAME_BYTES_MAX + 64];
 	const struct endpoint_snapshot *snap = req->worker->snapshot;
 
 	if (openai_scan_finish(&req->scan)) {
 		metric_inc(M_JSON_REFUSED);
-		respond_error(req, 400, "invalid_request_error",
-			      openai_error_text(&req->scan, text, sizeof(text)));
+		respond_bad_body(req);
 		return false;
 	}
 	if (req->says.spans_merged)

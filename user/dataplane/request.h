@@ -93,6 +93,8 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 void respond_error(struct request *req, int status, const char *type, const char *message);
 /* With x-llm-d-request-dropped-reason. */
 void respond_dropped(struct request *req, int status, const char *reason, const char *message);
+/* 400: what req->scan found wrong; a field by name. */
+void respond_bad_body(struct request *req);
 /* 404 in vLLM's words, with as many aliases as fit. */
 void respond_unknown_model(struct request *req, const char *name);
 void respond_refusal(struct client *c, struct request *req, enum http1_refusal why);

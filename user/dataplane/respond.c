@@ -154,6 +154,17 @@ void respond_error(struct request *req, int status, const char *type, const char
 	respond_error_at(req, status, type, "null", message);
 }
 
+void respond_bad_body(struct request *req)
+{
+	const char *field = req->scan.error_field;
+	char text[160], param[64] = "null";
+
+	if (field)
+		snprintf(param, sizeof(param), "\"%s\"", field);
+	respond_error_at(req, 400, "invalid_request_error", param,
+			 openai_error_text(&req->scan, text, sizeof(text)));
+}
+
 void respond_unknown_model(struct request *req, const char *name)
 {
 	const struct endpoint_snapshot *snap = req->worker->snapshot;
