@@ -16,6 +16,7 @@
 
 #define SYNC_MS		  100
 #define REPLAY_TIMEOUT_MS 5000
+#define REPLAYS_EACH	  2
 #define BURST		  256  /* messages of one source before the next has its turn */
 #define SWEEP_PLACES	  4096 /* of the index, each turn of the loop */
 #define FRAMES_MAX	  6
@@ -29,6 +30,7 @@ struct hearing {
 	struct kv_applier applier;
 	uint64_t replay_until_ns, gap_at; /* gap_at: number at the last replay's start */
 	bool replayed;	       /* since the last beginning: what is still missing cannot be had */
+	unsigned int tries;    /* to have it from gap_at on */
 	bool no_replay;	       /* it did not answer */
 	bool bound;	       /* comes over the bound socket */
 	bool gone;	       /* to be closed */
@@ -174,10 +176,14 @@ static bool replay_begin(struct kv_listener *l, struct hearing *h, uint64_t from
 	int linger = 0, ipv6 = 1, hwm = 100000;
 	unsigned char bytes[8];
 
-	if (!*h->source.replay || h->no_replay || (h->replayed && h->gap_at == from))
+	if (!h->replayed || h->gap_at != from)
+		h->tries = 0;
+	/* Twice from one place: the first time there may have been nothing to tell yet. */
+	if (!*h->source.replay || h->no_replay || h->tries == REPLAYS_EACH)
 		return false;
 	h->gap_at = from;
 	h->replayed = true;
+	h->tries++;
 	h->dealer = zmq_socket(l->zmq, ZMQ_DEALER);
 	if (!h->dealer)
 		return false;
