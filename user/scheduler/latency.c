@@ -122,7 +122,8 @@ static void note_error(struct latency_fit *fit, double predicted, double measure
 }
 
 bool latency_learn(struct latency_model *m, uint32_t generation, const struct latency_features *f,
-		   const struct latency_estimate *predicted, double ttft_ms, double itl_ms)
+		   const struct latency_estimate *predicted, double ttft_ms, double itl_ms,
+		   struct latency_errors *ret_errors)
 {
 	double x[LATENCY_TERMS_MAX];
 
@@ -145,6 +146,7 @@ bool latency_learn(struct latency_model *m, uint32_t generation, const struct la
 			note_error(&m->itl, (double)predicted->itl_ms, itl_ms);
 		fit_learn(&m->itl, x, LATENCY_ITL_TERMS, itl_ms);
 	}
+	*ret_errors = (struct latency_errors){m->ttft.mape, m->ttft.p90, m->itl.mape, m->itl.p90};
 	atomic_flag_clear_explicit(&m->busy, memory_order_release);
 	return true;
 }

@@ -46,15 +46,21 @@ struct latency_model {
 	struct latency_fit ttft, itl;
 };
 
+/* How wrong the predictions were, of what was measured. */
+struct latency_errors {
+	double ttft_mean, ttft_p90, itl_mean, itl_p90;
+};
+
 /* models[slot]. Any thread; never blocks. */
 struct latency_estimate latency_predict(const struct latency_model *m, uint32_t generation,
 					const struct latency_features *f);
 
 /*
  * What was measured; 0: unknown. predicted: as of the pick, for the error. False: another thread
- * was at it and this sample is lost.
+ * was at it and this sample is lost. *ret_errors: as of now, on true only.
  */
 bool latency_learn(struct latency_model *m, uint32_t generation, const struct latency_features *f,
-		   const struct latency_estimate *predicted, double ttft_ms, double itl_ms);
+		   const struct latency_estimate *predicted, double ttft_ms, double itl_ms,
+		   struct latency_errors *ret_errors);
 
 #endif

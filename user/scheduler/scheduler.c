@@ -714,15 +714,16 @@ static void learn_latency(struct scheduler *s, const struct sched_pick *pick,
 			  const struct sched_outcome *outcome)
 {
 	struct latency_model *m = &s->latency[pick->endpoint->slot];
+	struct latency_errors e;
 	struct sluice_endpoint_load *load = pick->endpoint->load;
 
 	if (!latency_learn(m, pick->endpoint->generation, &pick->features, &pick->predicted,
-			   outcome->ttft_us / 1e3, outcome->itl_us / 1e3))
+			   outcome->ttft_us / 1e3, outcome->itl_us / 1e3, &e))
 		return;
-	load_write(load->ttft_error_mean_ppm, (uint32_t)(m->ttft.mape * 1e6));
-	load_write(load->ttft_error_p90_ppm, (uint32_t)(m->ttft.p90 * 1e6));
-	load_write(load->itl_error_mean_ppm, (uint32_t)(m->itl.mape * 1e6));
-	load_write(load->itl_error_p90_ppm, (uint32_t)(m->itl.p90 * 1e6));
+	load_write(load->ttft_error_mean_ppm, (uint32_t)(e.ttft_mean * 1e6));
+	load_write(load->ttft_error_p90_ppm, (uint32_t)(e.ttft_p90 * 1e6));
+	load_write(load->itl_error_mean_ppm, (uint32_t)(e.itl_mean * 1e6));
+	load_write(load->itl_error_p90_ppm, (uint32_t)(e.itl_p90 * 1e6));
 }
 
 void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
