@@ -121,7 +121,8 @@ class Pair:
                  (f",{labels(i)}" if labels else "") for i, a in enumerate(ends)]
         try:
             self.gateway = Gateway(specs, "--pd", connector, "--pd-decider", "always",
-                                   "--probe-interval", "60s", *flags)
+                                   "--probe-interval", "60s",
+                                   "--connect-timeout", "20s", *flags)
         except BaseException:
             self.sim.stop()
             raise

@@ -314,7 +314,9 @@ def test_a_prompt_of_sixty_megabytes_is_held_once():
             done.set()
             threads[0].join()
             assert answer.status == 200, answer.body[:300]
-            assert pair.books("prefill")["transfers"] == 1, pair.books()
+            assert pair.books("prefill")["transfers"] == 1, (
+                connector, pair.books(), [x for x in pair.gateway.metrics().splitlines()
+                                          if x.startswith("sluice_pd_") and "} 1" in x])
             assert size <= most[0] < size * 1.15, most[0] / size
             eventually("all of it is given back",
                        lambda: pair.gateway.metric("sluice_buffered_bytes") < 1 << 20)

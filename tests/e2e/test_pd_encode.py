@@ -23,7 +23,8 @@ class Pods:
                        "1000000", instances=len(roles))
         self.taps = [Tap(p) for p in self.sim.ports]
         self.gateway = Gateway([f"{t.address},role={r}" for t, r in zip(self.taps, roles)],
-                               "--pd-decider", "always", "--probe-interval", "60s", *flags)
+                               "--pd-decider", "always", "--probe-interval", "60s",
+                               "--connect-timeout", "20s", *flags)
 
     def __enter__(self):
         return self

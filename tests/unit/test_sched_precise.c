@@ -36,7 +36,7 @@ static int begin(void **state)
 		kv_index_bind(ix, e, 1);
 		kv_index_begin(ix, e, e ? KV_TIER_CPU : KV_TIER_GPU, 9, &chain);
 		for (int b = 0; b < 2 - e; b++)
-			assert_int_equal(kv_index_add(ix, &chain, 100 + b, 0, PROMPT + 20 * b, 20),
+			assert_int_equal(kv_index_add(ix, &chain, 100 + b, 0, &PROMPT[20 * b], 20),
 					 0);
 	}
 	for (uint16_t e = 0; e < 3; e++) {
