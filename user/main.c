@@ -19,6 +19,7 @@
 #include "controlplane/guard.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
+#include "controlplane/uninstall.h"
 #include "dataplane/flow_control.h"
 #include "dataplane/live.h"
 #include "dataplane/disagg/disagg.h"
@@ -472,6 +473,16 @@ static int endpoints_of_setup(struct config *cfg)
 	return err;
 }
 
+static int uninstall(const char *bpffs_dir)
+{
+	int err = uninstall_pins(bpffs_dir);
+
+	if (err)
+		fprintf(stderr, "sluiced: cannot remove all of %s: %s\n", bpffs_dir,
+			err == -ENOTSUP ? "it is not on a bpffs" : strerror(-err));
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
 	static struct agent agent;
@@ -503,10 +514,7 @@ int main(int argc, char **argv)
 		config_write_yaml(stdout, &agent.cfg);
 		return explain(&agent.cfg);
 	case CONFIG_UNINSTALL:
-		return guard_uninstall(agent.cfg.bpffs_dir) ||
-				       bpf_sync_uninstall(agent.cfg.bpffs_dir)
-			       ? EXIT_FAILURE
-			       : EXIT_SUCCESS;
+		return uninstall(agent.cfg.bpffs_dir);
 	default:
 		return agent_run(&agent);
 	}

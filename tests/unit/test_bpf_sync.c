@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "controlplane/bpf_sync.h"
+#include "controlplane/uninstall.h"
 #include "sluice/limits.h"
 
 static char dir[128];
@@ -62,7 +63,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
-	return bpf_sync_uninstall(dir);
+	return uninstall_pins(dir);
 }
 
 static void what_is_written_through_mmap_is_in_the_map(void **state)
@@ -211,9 +212,9 @@ static void uninstall_leaves_nothing(void **state)
 	(void)state;
 	bpf_sync_free(open_or_skip());
 	assert_int_equal(access(dir, F_OK), 0);
-	assert_int_equal(bpf_sync_uninstall(dir), 0);
+	assert_int_equal(uninstall_pins(dir), 0);
 	assert_int_not_equal(access(dir, F_OK), 0);
-	assert_int_equal(bpf_sync_uninstall(dir), 0);
+	assert_int_equal(uninstall_pins(dir), 0);
 }
 
 int main(void)

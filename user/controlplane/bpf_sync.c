@@ -49,9 +49,7 @@ struct bpf_sync {
 	char dir[256];
 };
 
-static const char *const pins[] = {
-	"abi",	"endpoints", "endpoint_load", "kv_affinity", "show/endpoints", "show/affinity",
-	"show", ""};
+static const char *const area_pins[AREAS] = {"endpoints", "endpoint_load", "kv_affinity"};
 
 static int pin_path(const struct bpf_sync *s, const char *name, char *buf, size_t size)
 {
@@ -164,12 +162,12 @@ static int maps_load(struct bpf_sync *s)
 		maps[AREA_AFFINITY],
 		(__u32)(s->areas[AREA_AFFINITY].bytes / sizeof(struct sluice_affinity_bucket)));
 	for (int i = 0; i < AREAS && same_abi && !err; i++)
-		taken[i] = map_take_over(s, maps[i], pins[i + 1]) == 0;
+		taken[i] = map_take_over(s, maps[i], area_pins[i]) == 0;
 	if (!err)
 		err = sluice_bpf__load(s->skel);
 	for (int i = 0; i < AREAS && !err; i++)
 		if (!taken[i])
-			err = map_pin(s, maps[i], pins[i + 1]);
+			err = map_pin(s, maps[i], area_pins[i]);
 	if (!err && bpf_map_update_elem(bpf_map__fd(s->skel->maps.abi), &key, &abi, BPF_ANY))
 		err = -errno;
 	return err ? err : map_pin(s, s->skel->maps.abi, "abi"); /* last: it vouches for the rest */
@@ -353,17 +351,4 @@ void *bpf_sync_affinity(struct bpf_sync *s, size_t *ret_bytes)
 bool bpf_sync_in_kernel(const struct bpf_sync *s)
 {
 	return s->skel != NULL;
-}
-
-int bpf_sync_uninstall(const char *bpffs_dir)
-{
-	char path[300];
-
-	for (size_t i = 0; i < sizeof(pins) / sizeof(pins[0]); i++) {
-		if (snprintf(path, sizeof(path), "%s/%s", bpffs_dir, pins[i]) >= (int)sizeof(path))
-			return -ENAMETOOLONG;
-		if (remove(path) && errno != ENOENT)
-			return -errno;
-	}
-	return 0;
 }

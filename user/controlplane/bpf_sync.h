@@ -31,7 +31,4 @@ void *bpf_sync_affinity(struct bpf_sync *sync, size_t *ret_bytes);
 /* True if the three are kernel maps. */
 bool bpf_sync_in_kernel(const struct bpf_sync *sync);
 
-/* Removes all our pins and the directories. 0 also if there are none. */
-int bpf_sync_uninstall(const char *bpffs_dir);
-
 #endif

@@ -256,14 +256,3 @@ void guard_write_metrics(const struct guard *g, FILE *f)
 		fprintf(f, "sluice_guard_interface{interface=\"%s\",mode=\"%s\"} 1\n",
 			g->interfaces[i].name, guard_mode_name(g->interfaces[i].mode));
 }
-
-int guard_uninstall(const char *bpffs_dir)
-{
-	char dir[300];
-
-	if (snprintf(dir, sizeof(dir), "%s/guard", bpffs_dir) >= (int)sizeof(dir))
-		return -ENAMETOOLONG;
-	pins_remove(dir, LINK_PREFIX); /* the last reference to a link detaches it */
-	pins_remove(dir, "guard_");
-	return rmdir(dir) && errno != ENOENT ? -errno : 0;
-}

@@ -29,9 +29,6 @@ void guard_free(struct guard *g);
 /* Prometheus text: packets by verdict, interfaces by mode. NULL is fine. */
 void guard_write_metrics(const struct guard *g, FILE *f);
 
-/* Detaches from everything and removes the pins; 0 also if there are none. */
-int guard_uninstall(const char *bpffs_dir);
-
 /* "10.0.0.0/8", "2001:db8::/32" or an address. -EINVAL if it is none, or has bits past its end. */
 int guard_prefix_parse(const char *text, struct sluice_guard_prefix *ret);
 /* The reverse; buf holds at least 64 bytes. */

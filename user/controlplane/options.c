@@ -20,7 +20,7 @@ static const struct {
 	const char *help;
 } actions[] = {
 	{"check-config", CONFIG_CHECK, "print the effective configuration as YAML and exit"},
-	{"uninstall", CONFIG_UNINSTALL, "remove the pinned maps and exit"},
+	{"uninstall", CONFIG_UNINSTALL, "remove every pinned map and program and exit"},
 	{"version", CONFIG_VERSION, "print the version and exit"},
 	{"help", CONFIG_HELP, "print this and exit"},
 };
