@@ -25,7 +25,7 @@ CFLAGS_fuzz := -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-rec
 ifneq ($(VARIANT),release)
 CC := $(CLANG)
 endif
-override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Iuser -Itools -I$(GEN)
+override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Iuser -Itools -I$(GEN) -isystem /usr/include/libnl3
 override CFLAGS += -std=gnu17 $(WARN) $(CFLAGS_$(VARIANT)) -pthread
 LIBS := -lbpf -lelf -lz -lnl-route-3 -lnl-3 -luring -lxxhash -ljansson -lyaml -lzmq -lmsgpackc -pthread -lm
 

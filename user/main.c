@@ -17,6 +17,7 @@
 #include "controlplane/control.h"
 #include "controlplane/kv_service.h"
 #include "controlplane/guard.h"
+#include "controlplane/interfaces.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
 #include "controlplane/uninstall.h"
@@ -45,6 +46,7 @@ struct agent {
 	struct access_log *log;
 	struct admin *admin;
 	struct guard *guard;
+	struct interfaces *interfaces;
 	struct rewrites *rewrites;
 	_Atomic bool ready;
 	uint64_t started_ns;
@@ -263,6 +265,8 @@ static void admin_metrics(void *arg, FILE *f)
 	ages_write(a, f);
 	prefix_index_write_metrics(a->index, a->cfg.llm_d_metrics, f);
 	kv_service_write_metrics(a->kv, &a->kv_trust, f);
+	interfaces_write_metrics(a->interfaces, f);
+	guard_write_metrics(a->guard, f);
 	flow_write_metrics(f, &a->flow, a->cfg.llm_d_metrics);
 	fprintf(f,
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
@@ -291,6 +295,16 @@ static int admin_init(struct agent *a)
 	return err;
 }
 
+/* What attaches to interfaces is told here of each; without netlink the relay does it all. */
+static void interfaces_init(struct agent *a)
+{
+	struct interfaces_ops ops = {.arg = a, .snapshot = admin_snapshot};
+	int err = interfaces_new(&a->cfg, &ops, &a->interfaces);
+
+	if (err)
+		log_warn("interfaces cannot be followed: %s", strerror(-err));
+}
+
 static int agent_start(struct agent *a)
 {
 	char error[512];
@@ -313,8 +327,10 @@ static int agent_start(struct agent *a)
 		return err;
 	}
 	err = guard_new(&a->cfg, &a->guard);
-	if (!err)
-		err = workers_init(a);
+	if (err)
+		return err;
+	interfaces_init(a);
+	err = workers_init(a);
 	if (err)
 		return err;
 	a->started_ns = clock_mono_ns();
@@ -348,6 +364,7 @@ static void agent_stop(struct agent *a)
 	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
+	interfaces_free(a->interfaces, true);
 	guard_free(a->guard);
 	kv_service_free(a->kv);
 	control_stop(a->control);

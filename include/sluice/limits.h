@@ -82,6 +82,9 @@
 	131072 /* with a budget at a time; the least recently seen starts anew                     \
 		*/
 
+/* Paths through the kernel. */
+#define INTERFACES_MAX 256 /* followed; one more is not, logged: its answers are relayed */
+
 /* What engines say of their KV caches. */
 #define KV_MESSAGE_BYTES_MAX (16 << 20) /* skipped; kv_events_refused_total{reason="too-large"} */
 #define KV_EVENT_BLOCKS_MAX  65536	/* in one event: skipped; the same counter */

@@ -52,6 +52,8 @@ struct config {
 	uint64_t kv_index_bytes_max;
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: llm-d, 2/2/3 */
 
+	struct string_list interfaces; /* names; none: found by routes */
+
 	char *guard; /* off, auto, native, generic, tc */
 	struct string_list guard_interfaces, guard_deny;
 	uint64_t guard_syns, guard_syn_burst, guard_packets, guard_packet_burst; /* per second */

@@ -20,8 +20,8 @@
 
 #include "guard.skel.h"
 
-#define INTERFACES_MAX 64
-#define LINK_PREFIX    "link_"
+#define GUARD_INTERFACES_MAX 64
+#define LINK_PREFIX	     "link_"
 
 struct guard {
 	struct guard_bpf *skel;
@@ -29,7 +29,7 @@ struct guard {
 	struct guarded {
 		char name[IF_NAMESIZE];
 		enum guard_mode mode;
-	} interfaces[INTERFACES_MAX];
+	} interfaces[GUARD_INTERFACES_MAX];
 	char dir[256];
 };
 
@@ -145,7 +145,7 @@ static void interface_add(struct guard *g, const char *name, enum guard_mode wis
 	for (unsigned int i = 0; i < g->count; i++)
 		if (strcmp(g->interfaces[i].name, name) == 0)
 			return;
-	if (g->count == INTERFACES_MAX || strlen(name) >= IF_NAMESIZE) {
+	if (g->count == GUARD_INTERFACES_MAX || strlen(name) >= IF_NAMESIZE) {
 		log_warn("guard: %s is not guarded: too many interfaces", name);
 		return;
 	}

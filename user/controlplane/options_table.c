@@ -141,6 +141,10 @@ const struct option_row option_rows[] = {
 	{ COUNT("decisions-max", decisions_max, DECISIONS_MAX, 0, 1 << 24),
 	  .help = "decisions kept for sluicectl why" },
 
+	{ GROUP("Kernel"), .name = "interface", .type = OPTION_LIST, FIELD(interfaces),
+	  .placeholder = "NAME",
+	  .help = "where clients and engines are (repeatable); none: found by addresses and routes" },
+
 	{ GROUP("Guard"), STR("guard", guard), .def_text = "off", .placeholder = "MODE",
 	  .help = "drop floods before TCP: off, auto, native, generic (XDP) or tc" },
 	{ .name = "guard-interface", .type = OPTION_LIST, FIELD(guard_interfaces),
