@@ -24,6 +24,7 @@
 #include "dataplane/flow_control.h"
 #include "dataplane/live.h"
 #include "dataplane/disagg/disagg.h"
+#include "dataplane/path.h"
 #include "dataplane/rewrite.h"
 #include "dataplane/worker.h"
 #include "scheduler/config/setup.h"
@@ -330,7 +331,9 @@ static int agent_start(struct agent *a)
 	if (err)
 		return err;
 	interfaces_init(a);
-	err = workers_init(a);
+	err = path_start(&a->cfg);
+	if (!err)
+		err = workers_init(a);
 	if (err)
 		return err;
 	a->started_ns = clock_mono_ns();
@@ -365,6 +368,7 @@ static void agent_stop(struct agent *a)
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
 	interfaces_free(a->interfaces, true);
+	path_stop();
 	guard_free(a->guard);
 	kv_service_free(a->kv);
 	control_stop(a->control);

@@ -76,6 +76,9 @@
 #define DECISIONS_MAX	   65536       /* kept for `sluicectl why`; the oldest is overwritten */
 #define PLUGINS_MAX	   32	       /* in one profile; a configuration error */
 
+/* The kernel paths. */
+#define PATH_SHORT_TOKENS 1024 /* relayed; path_refused_total{reason="short-answer"} */
+
 /* The guard (XDP). */
 #define GUARD_PREFIXES_MAX 65536 /* in the deny list; one more is refused by sluicectl guard */
 #define GUARD_SOURCES_MAX                                                                          \

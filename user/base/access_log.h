@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/path.h"
 #include "base/span.h"
 #include "sluice/limits.h"
 
@@ -31,6 +32,7 @@ struct access_record {
 	bool stream;
 	bool usage_known; /* the three token counts are the engine's */
 	uint32_t hit_blocks, total_blocks;
+	struct path_choice way;
 	uint64_t prompt_tokens, completion_tokens, cached_tokens;
 	uint64_t bytes_in, bytes_out;
 	uint64_t receive_us; /* the client's: from the request's first byte to its last */

@@ -313,3 +313,19 @@ COUNTER(KV_GLUES_REFUSED, "kv_glues_refused_total", "", "Template pieces beyond 
 COUNTER(KV_GLUES_LEARNED, "kv_glues_learned_total", "", "Template pieces learned from engines")
 COUNTER(KV_CONTRADICTED, "kv_templates_contradicted_total", "",
 	"Models whose answers contradict what was learned of their template")
+COUNTER(PATH_RELAY, "path_total", "path=\"relay\"",
+	"Answers of endpoints, by the way their bytes took")
+COUNTER(PATH_STEER, "path_total", "path=\"steer\"",
+	"Answers of endpoints, by the way their bytes took")
+COUNTER(PATH_SPLICE, "path_total", "path=\"splice\"",
+	"Answers of endpoints, by the way their bytes took")
+#define REFUSAL(id, name, text)                                                                    \
+	COUNTER(PATH_STEER_##id, "path_refused_total", "path=\"steer\",reason=\"" name "\"",       \
+		"Flows that did not take a kernel path, by reason")
+#include "base/path_refusals.h"
+#undef REFUSAL
+#define REFUSAL(id, name, text)                                                                    \
+	COUNTER(PATH_SPLICE_##id, "path_refused_total", "path=\"splice\",reason=\"" name "\"",     \
+		"Flows that did not take a kernel path, by reason")
+#include "base/path_refusals.h"
+#undef REFUSAL

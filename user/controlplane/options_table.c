@@ -141,7 +141,11 @@ const struct option_row option_rows[] = {
 	{ COUNT("decisions-max", decisions_max, DECISIONS_MAX, 0, 1 << 24),
 	  .help = "decisions kept for sluicectl why" },
 
-	{ GROUP("Kernel"), .name = "interface", .type = OPTION_LIST, FIELD(interfaces),
+	{ GROUP("Kernel"), STR("path", path), .def_text = "auto", .placeholder = "NAME",
+	  .help = "how answers travel: auto, relay, splice or steer; what does not fit is relayed" },
+	{ COUNT("path-short-tokens", path_short_tokens, PATH_SHORT_TOKENS, 0, 1 << 30),
+	  .help = "whole answers of fewer max_tokens are relayed, their connections kept" },
+	{ .name = "interface", .type = OPTION_LIST, FIELD(interfaces),
 	  .placeholder = "NAME",
 	  .help = "where clients and engines are (repeatable); none: found by addresses and routes" },
 

@@ -131,6 +131,7 @@ void account_request(struct request *req)
 	struct access_record *r = access_log_begin(w->log, w->index);
 
 	count(req, now);
+	path_account(req);
 	if (!r)
 		return;
 	r->wall_ns = clock_wall_ns() - (now - req->begin_ns);
@@ -146,6 +147,7 @@ void account_request(struct request *req)
 		access_text(r->error, span_of_str(req->error));
 	r->status = (uint16_t)req->status;
 	r->attempts = req->attempts;
+	r->way = req->path.choice;
 	r->stream = req->says.stream;
 	r->usage_known = req->sse.usage.known;
 	r->hit_blocks = req->pick.hit_blocks;

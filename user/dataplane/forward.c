@@ -154,7 +154,7 @@ void forward_start(struct request *req)
 {
 	struct worker *w = req->worker;
 	struct endpoint *ep = req->pick.endpoint;
-	struct upstream *up = upstream_take(w, ep);
+	struct upstream *up = path_is_planned(&req->path) ? NULL : upstream_take(w, ep);
 
 	if (up) {
 		attempt_attach(req, up);
@@ -168,6 +168,7 @@ void forward_start(struct request *req)
 		return;
 	}
 	attempt_attach(req, up);
+	path_prepare(up);
 	timer_set(&w->timers, &up->timer, w->cfg->connect_timeout_ms);
 	ring_connect(&w->ring, &up->connect_op, up->fd, (struct sockaddr *)&ep->addr, ep->addr_len);
 }
@@ -176,9 +177,10 @@ void forward_end(struct request *req, bool keep)
 {
 	struct upstream *up = req->up;
 
-	req->up = NULL;
 	if (!up)
 		return;
+	path_let_go(up);
+	req->up = NULL;
 	if (keep && !up->send_op.pending && !up->paused && up->body_sent == req->forward_bytes &&
 	    !up->head)
 		upstream_keep(up);

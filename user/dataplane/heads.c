@@ -116,6 +116,8 @@ ssize_t head_write_leg(const struct request *req, const struct endpoint *ep, uin
 		put_field(&w, SPAN("x-prefiller-host-port"),
 			  span_of_str(disagg_prefiller(req)->address));
 	put_forwarded_for(&w, req);
+	if (path_is_planned(&req->path))
+		put(&w, SPAN("connection: close\r\n"));
 	if (body_bytes != HEAD_NO_LENGTH) {
 		put_number(&w, SPAN("content-length"), body_bytes);
 		put(&w, SPAN("\r\n"));

@@ -59,11 +59,15 @@ static void relay_pause(struct upstream *up)
 	ring_cancel(&up->worker->ring, &up->recv_op);
 }
 
+/* All that was queued for the client is with its socket. */
 void relay_resume(struct upstream *up)
 {
 	up->paused = false;
-	if (up->head_done && !up->body_done)
-		relay_recv(up);
+	if (!up->head_done || up->body_done)
+		return;
+	if (up->req->committed && up->req->path.prepared)
+		path_moment(up);
+	relay_recv(up);
 }
 
 /*
@@ -335,6 +339,7 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	struct block *ours = block_new(&up->worker->blocks, BLOCK_SMALL), *b = up->in;
 	bool chunked = (up->framing == HTTP1_CHUNKED && !up->dechunk) || up->rechunk;
 	bool keep = req->head.keep_alive && !up->dechunk && !c->close && !up->worker->draining &&
+		    !(req->path.ops && req->path.ops->closes_client) &&
 		    (up->framing != HTTP1_UNTIL_CLOSE || up->rechunk);
 	ssize_t n = ours ? head_write_response(req, head, up->endpoint, chunked, keep, ours->data,
 					       ours->size)

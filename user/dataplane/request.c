@@ -31,6 +31,7 @@ static void attempt_end(struct request *req, bool failed)
 	if (req->sse.events > 2 && req->last_ns > req->first_ns && req->first_ns)
 		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
 					(req->sse.events - 1));
+	out.path = req->path.choice;
 	out.usage_known = u->known;
 	out.prompt_tokens = u->prompt_tokens;
 	out.cached_tokens = u->cached_tokens;
@@ -311,6 +312,7 @@ static void request_pick(struct request *req)
 	if (disagg_picked(req))
 		return;
 	request_show(req, "forwarding");
+	path_choose(req);
 	forward_start(req);
 }
 

@@ -13,6 +13,7 @@
 #include "dataplane/client.h"
 #include "dataplane/flow_control.h"
 #include "dataplane/openai.h"
+#include "dataplane/path.h"
 #include "dataplane/routes.h"
 
 struct request {
@@ -37,6 +38,7 @@ struct request {
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
 
+	struct path_plan path;		   /* how the answer travels */
 	struct flow_item flow;		   /* flow_control.c: it waits, or may be evicted */
 	uint32_t slo_ttft_ms, slo_tpot_ms; /* 0: none */
 

@@ -156,6 +156,7 @@ static void worker_loop(struct worker *w)
 		}
 		w->idle = w->draining && w->live == 0;
 		flow_turn(w);
+		path_turn(w);
 		err = ring_turn(&w->ring, flow_sleep_ms(w, TICK_MS));
 		if (err) {
 			log_error("worker %u: io_uring: %s", w->index, strerror(-err));

@@ -127,20 +127,41 @@ static bool ring_intact(struct decision_ring *r, uint64_t position)
 	return atomic_load_explicit(&r->announced, memory_order_relaxed) <= position + r->bytes;
 }
 
-void decisions_finish(struct decisions *set, unsigned int worker, uint64_t id,
-		      const struct decision_outcome *outcome)
+/* Where the outcome of the worker's own record lies, or NULL. */
+static uint64_t *outcome_place(struct decisions *set, unsigned int worker, uint64_t id)
 {
 	struct decision_ring *r = &set->rings[worker];
 	uint64_t sequence = id & ((1ULL << WORKER_SHIFT) - 1), position;
-	uint64_t *to, word;
 
 	if (id >> WORKER_SHIFT != worker + 1 || r->sequence - sequence > r->entry_count)
-		return;
+		return NULL;
 	position = atomic_load_explicit(&r->entries[sequence % r->entry_count].position,
 					memory_order_relaxed);
 	if (!ring_intact(r, position))
+		return NULL;
+	return r->words + (position % r->bytes + offsetof(struct decision, done)) / 8;
+}
+
+void decisions_note_path(struct decisions *set, unsigned int worker, uint64_t id,
+			 const struct path_choice *path)
+{
+	uint64_t *to = outcome_place(set, worker, id), word;
+	struct decision_outcome outcome = {.path = *path};
+	size_t last = sizeof(outcome) / 8 - 1;
+
+	if (!to)
 		return;
-	to = r->words + (position % r->bytes + offsetof(struct decision, done)) / 8;
+	memcpy(&word, (const char *)&outcome + last * 8, 8);
+	__atomic_store_n(&to[last], word, __ATOMIC_RELEASE);
+}
+
+void decisions_finish(struct decisions *set, unsigned int worker, uint64_t id,
+		      const struct decision_outcome *outcome)
+{
+	uint64_t *to = outcome_place(set, worker, id), word;
+
+	if (!to)
+		return;
 	for (size_t i = sizeof(*outcome) / 8; i-- > 0;) { /* `done`, in the first, comes last */
 		memcpy(&word, (const char *)outcome + i * 8, 8);
 		__atomic_store_n(&to[i], word, __ATOMIC_RELEASE);

@@ -18,6 +18,7 @@
 #include <stdio.h>
 
 #include "base/endpoint.h"
+#include "base/path.h"
 #include "base/span.h"
 
 #define DECISION_BYTES_MEAN    1024 /* room for about 70 candidates and 3 scorers */
@@ -48,14 +49,16 @@ struct decision {
 	/* as struct decision_outcome; done is 0 until the request has ended */
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
-	uint32_t ttft_us, itl_us, reserved;
+	uint32_t ttft_us, itl_us;
+	struct path_choice path;
 	struct decision_candidate candidates[];
 };
 
 struct decision_outcome {
 	uint32_t done, failed, usage_known;
 	uint32_t prompt_tokens_reported, cached_tokens_reported;
-	uint32_t ttft_us, itl_us, reserved;
+	uint32_t ttft_us, itl_us;
+	struct path_choice path;
 };
 
 static_assert(offsetof(struct decision, done) % 8 == 0, "the outcome is written word by word");
@@ -79,6 +82,10 @@ uint64_t decisions_put(struct decisions *set, unsigned int worker, struct decisi
 /* Notes how it ended, if the record is still there. The worker that put it only. */
 void decisions_finish(struct decisions *set, unsigned int worker, uint64_t id,
 		      const struct decision_outcome *outcome);
+
+/* Notes which way the answer takes while it still runs. The worker that put the record only. */
+void decisions_note_path(struct decisions *set, unsigned int worker, uint64_t id,
+			 const struct path_choice *path);
 
 /* The newest decision for the request id, as a malloc()ed copy, or NULL: of the leg that answers
  * the client, or of one that helps it (SLUICE_ROLE_PREFILL, _ENCODE). Any thread. */

@@ -66,6 +66,30 @@ static void write_candidate(FILE *f, const struct decisions *set, const struct d
 	fputs("}}", f);
 }
 
+static void explain_path(FILE *f, const struct path_choice *path)
+{
+	fprintf(f, "; its bytes took the %s", path_name(path->taken));
+	for (unsigned int i = 0; i < PATHS; i++)
+		if (path->refused[i])
+			fprintf(f, "; no %s: %s", path_name(i),
+				path_refusal_text(path->refused[i]));
+}
+
+static void write_path(FILE *f, const struct path_choice *path)
+{
+	const char *gap = "";
+
+	fprintf(f, ",\"path\":\"%s\",\"path_refused\":{", path_name(path->taken));
+	for (unsigned int i = 0; i < PATHS; i++) {
+		if (!path->refused[i])
+			continue;
+		fprintf(f, "%s\"%s\":\"%s\"", gap, path_name(i),
+			path_refusal_name(path->refused[i]));
+		gap = ",";
+	}
+	fputs("}", f);
+}
+
 void decision_explain(FILE *f, const struct decisions *set, const struct decision *d)
 {
 	const struct decision_candidate *c = &d->candidates[d->chosen];
@@ -102,6 +126,7 @@ void decision_explain(FILE *f, const struct decisions *set, const struct decisio
 		fputs("; the engine reported no usage", f);
 	else
 		fputs("; it is still running", f);
+	explain_path(f, &d->path);
 	fputs(".", f);
 }
 
@@ -153,6 +178,7 @@ void decision_write_json(FILE *f, struct decisions *set, const struct decision *
 	fprintf(f, ",\"hit_blocks\":%u,\"total_blocks\":%u,\"block_bytes\":%u", d->hit_blocks,
 		d->total_blocks, d->block_bytes);
 	write_outcome(f, d);
+	write_path(f, &d->path);
 	fputs(",\"weights\":{", f);
 	for (unsigned int i = 0; i < p->scorer_count; i++) {
 		fprintf(f, "%s", i ? "," : "");

@@ -726,6 +726,13 @@ static void learn_latency(struct scheduler *s, const struct sched_pick *pick,
 	load_write(load->itl_error_p90_ppm, (uint32_t)(e.itl_p90 * 1e6));
 }
 
+void scheduler_note_path(struct sched_worker *w, const struct sched_pick *pick,
+			 const struct path_choice *path)
+{
+	if (pick->decision)
+		decisions_note_path(w->sched->decisions, w->number, pick->decision, path);
+}
+
 void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		    const struct sched_outcome *outcome)
 {
@@ -736,7 +743,8 @@ void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 					 .prompt_tokens_reported = outcome->prompt_tokens,
 					 .cached_tokens_reported = outcome->cached_tokens,
 					 .ttft_us = outcome->ttft_us,
-					 .itl_us = outcome->itl_us};
+					 .itl_us = outcome->itl_us,
+					 .path = outcome->path};
 
 	load_sub(load->inflight_requests, 1);
 	scheduler_first_token(pick);

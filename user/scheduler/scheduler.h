@@ -17,6 +17,7 @@
 
 #include "base/config.h"
 #include "base/endpoint.h"
+#include "base/path.h"
 #include "base/span.h"
 #include "scheduler/latency.h"
 
@@ -95,6 +96,7 @@ struct sched_outcome {
 	bool usage_known;		       /* the two above are set */
 	bool cached_known;		       /* the engine did tell cached tokens */
 	bool failed;			       /* no answer came from this endpoint */
+	struct path_choice path;
 };
 
 /*
@@ -150,6 +152,10 @@ void scheduler_learn(struct sched_worker *w, const struct sched_pick *pick);
 
 /* Its prefill is over (first token or answer seen): takes its in-flight tokens back early. */
 void scheduler_first_token(struct sched_pick *pick);
+
+/* Which way its answer takes, as far as it is known now. On the worker that picked. */
+void scheduler_note_path(struct sched_worker *w, const struct sched_pick *pick,
+			 const struct path_choice *path);
 
 /*
  * The request left the endpoint: takes its counts back and notes the outcome. Exactly once per
