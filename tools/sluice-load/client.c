@@ -322,6 +322,19 @@ static void conn_done(struct conn *c)
 	idle = c;
 }
 
+/* The first of the events says when it was sent (CLOCK_MONOTONIC of the same machine). */
+static void delivery_add(const char *p, size_t n)
+{
+	static const char said[] = ": sent ";
+	const char *at = memmem(p, n, said, sizeof(said) - 1);
+	unsigned long long sent;
+
+	if (!at || !memchr(at, '\n', n - (size_t)(at - p)))
+		return;
+	sent = strtoull(at + sizeof(said) - 1, NULL, 10);
+	hist_add(&res->delivery, (double)(clock_mono_ns() - sent) / 1e6);
+}
+
 static void payload(struct conn *c, const char *p, size_t n)
 {
 	uint64_t before = c->sse.events;
@@ -334,6 +347,7 @@ static void payload(struct conn *c, const char *p, size_t n)
 		sse_json_feed(&c->sse, p, n);
 		return;
 	}
+	delivery_add(p, n);
 	sse_feed(&c->sse, p, n);
 	if (!c->sse.content || c->sse.events == before || c->sse.done ||
 	    (c->first_ms && c->sse.usage.known)) /* what ends a stream is no token */

@@ -67,6 +67,8 @@ void plan_turn(struct plan *p, struct session *session, struct job *ret);
 
 struct result {
 	struct hist ttft, itl, e2e;
+	struct hist
+		delivery; /* of events that say when they were sent: sluice-sim --stamp-events */
 	uint64_t ok, sent, bytes, prompt_tokens, cached_tokens, completion_tokens;
 	uint64_t refused, status, cut, timeouts, wrong; /* errors by kind */
 	uint64_t status_count[600];

@@ -54,6 +54,8 @@ static void json_print(const struct result *r)
 	json_hist("ttft", &r->ttft);
 	json_hist("itl", &r->itl);
 	json_hist("e2e", &r->e2e);
+	if (r->delivery.total)
+		json_hist("delivery", &r->delivery);
 	printf("\"ok\":%llu,\"sent\":%llu,\"rps\":%.2f,\"elapsed_s\":%.3f,"
 	       "\"errors\":{\"refused\":%llu,\"status\":%llu,\"cut\":%llu,\"timeout\":%llu,"
 	       "\"wrong\":%llu},\"prompt_tokens\":%llu,\"cached_tokens\":%llu,"
@@ -102,6 +104,8 @@ void report_print(const struct load_options *opt, const struct result *r)
 	row("TTFT", &r->ttft);
 	row("ITL", &r->itl);
 	row("e2e", &r->e2e);
+	if (r->delivery.total)
+		row("delivery", &r->delivery);
 	printf("prompt tokens %llu, of them cached %.1f %%; spread over endpoints (CV) %.2f\n",
 	       (unsigned long long)r->prompt_tokens,
 	       r->prompt_tokens ? 100.0 * (double)r->cached_tokens / (double)r->prompt_tokens : 0,

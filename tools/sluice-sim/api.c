@@ -177,6 +177,7 @@ static struct seq *request_read(struct conn *c, const struct http1_head *head, j
 		.usage = json_is_true(
 			json_object_get(json_object_get(body, "stream_options"), "include_usage")),
 		.details = opt->details,
+		.stamped = opt->stamp_events,
 		.id = c->id,
 		.model = c->model,
 		.prompt_hash = sim_prompt_hash(prompt.data ? prompt.data : "", prompt.len),

@@ -116,6 +116,8 @@ static const struct flag rows[] = {
 	 "messages that are sent twice"},
 	{"event-reorder", "PERCENT", FLAG_REAL, &opt.event_reorder,
 	 "messages that the next one overtakes"},
+	{"stamp-events", NULL, FLAG_BOOL, &opt.stamp_events,
+	 "a comment in each event of a chat says when it was sent; sluice-load reads it"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},
 };
 

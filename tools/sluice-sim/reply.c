@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes of answers. Compare with the captured exchanges in tests/data before changing a field. */
+#include "base/clock.h"
 #include "sluice-sim/reply.h"
 
 #include <stdarg.h>
@@ -373,6 +374,17 @@ static uint32_t token_id(const struct reply *r, uint32_t i)
 	return (uint32_t)(r->prompt_hash >> 20 ^ i * 2654435761u) % 4000;
 }
 
+/* A comment of the event, so that who receives it knows how long it was under way. */
+static const char *stamp(const struct reply *r)
+{
+	static char text[48];
+
+	if (!r->stamped)
+		return "";
+	snprintf(text, sizeof(text), ": sent %llu\n", (unsigned long long)clock_mono_ns());
+	return text;
+}
+
 void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool last)
 {
 	char word[REPLY_WORD_BYTES];
@@ -382,9 +394,9 @@ void reply_stream_token(struct out *o, const struct reply *r, uint32_t i, bool l
 	word_make(r, i, word);
 	if (r->api == SIM_CHAT)
 		event_put(o,
-			  "data: %s\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
+			  "%sdata: %s\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
 			  "\"logprobs\":null,\"finish_reason\":%s%s,\"token_ids\":null}]%s}\n\n",
-			  opening(r, "chat.completion.chunk"), word, finish,
+			  stamp(r), opening(r, "chat.completion.chunk"), word, finish,
 			  last ? ",\"stop_reason\":null" : "", print);
 	else if (r->api == SIM_COMPLETION)
 		event_put(o,

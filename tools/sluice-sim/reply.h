@@ -19,6 +19,7 @@ enum sim_api {
 struct reply {
 	enum sim_api api;
 	bool stream, usage, details; /* details: cached_tokens in usage */
+	bool stamped;		     /* events of tokens say when they were sent */
 	const char *id, *model;
 	char *kv_params; /* of a prefill's answer; NULL: null */
 	char *ec_params; /* of an encode leg's */

@@ -35,7 +35,7 @@ struct sim_options {
 	double kv_transfer_ms, kv_transfer_sd_ms, kv_transfer_ms_per_token;
 	char *tokenizer, *zmq_endpoint, *replay_endpoint; /* real tokens; KV events */
 	unsigned int event_batch, event_hwm;
-	bool map_events, hide_sources, zmq_connect;
+	bool map_events, hide_sources, zmq_connect, stamp_events;
 	double event_loss, event_duplicate, event_reorder; /* per cent of messages */
 };
 
