@@ -78,7 +78,7 @@ static void prompt_hashes(uint32_t prompt, uint64_t *hashes)
 
 		if (i % PREFIX_GROUP_BLOCKS == 0)
 			group = chain;
-		hashes[i] = prefix_grouped(group, chain);
+		hashes[i] = prefix_grouped(group, chain, (uint32_t)i % PREFIX_GROUP_BLOCKS);
 	}
 }
 

@@ -22,7 +22,8 @@ static void hasher_block(struct hasher *h, const char *bytes, size_t len)
 	h->chain = prefix_mix(h->chain, XXH3_64bits(bytes, len));
 	if (h->count % PREFIX_GROUP_BLOCKS == 0)
 		h->group = h->chain;
-	h->out[h->count++] = prefix_grouped(h->group, h->chain);
+	h->out[h->count] = prefix_grouped(h->group, h->chain, h->count % PREFIX_GROUP_BLOCKS);
+	h->count++;
 }
 
 static void hasher_add(struct hasher *h, const char *bytes, size_t len)

@@ -13,12 +13,16 @@
 #define PREFIX_BLOCK_BYTES_MAX 4096
 
 /*
- * The high bits of a hash choose the region of the index, the low ones tell blocks apart. Blocks
- * that follow each other share the high bits: they are learned, matched and evicted together, and
- * so they lie in one kilobyte and cost one page walk.
+ * The high bits of a hash choose the window of the index, the bits above the tag the bucket in it,
+ * the tag tells blocks apart. Blocks that follow each other share a window and go through its
+ * buckets two by two: they are learned, matched and evicted together, and so eight of them cost one
+ * page walk and four lines of memory.
  */
 #define PREFIX_GROUP_BLOCKS 8
-#define PREFIX_GROUP_BITS   20
+#define PREFIX_GROUP_BITS   20 /* for the window */
+#define PREFIX_INSIDE_BITS  7  /* for the bucket in its window */
+#define PREFIX_TAG_BITS	    37
+#define PREFIX_PAIR_STEP    (1u << (PREFIX_INSIDE_BITS - 4)) /* a bucket of 16 */
 
 /* Mixes two 64-bit values; the same on every machine. */
 static inline uint64_t prefix_mix(uint64_t a, uint64_t b)
@@ -32,11 +36,15 @@ static inline uint64_t prefix_mix(uint64_t a, uint64_t b)
 	return x ^ (x >> 32);
 }
 
-static inline uint64_t prefix_grouped(uint64_t group, uint64_t chain)
+/* The hash of block i of its group; group: the chain at the group's first block. */
+static inline uint64_t prefix_grouped(uint64_t group, uint64_t chain, uint32_t i)
 {
-	const uint64_t own = ~0ULL >> PREFIX_GROUP_BITS;
+	const uint64_t tag = ~0ULL >> (64 - PREFIX_TAG_BITS);
+	const uint64_t window = ~0ULL << (64 - PREFIX_GROUP_BITS);
+	uint64_t inside = (group >> PREFIX_TAG_BITS) + i / 2 * PREFIX_PAIR_STEP;
 
-	return (group & ~own) | (chain & own);
+	inside &= (1u << PREFIX_INSIDE_BITS) - 1;
+	return (group & window) | inside << PREFIX_TAG_BITS | (chain & tag);
 }
 
 /*

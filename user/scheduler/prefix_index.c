@@ -33,6 +33,7 @@ static void windows_init(struct prefix_index *ix, uint64_t buckets)
 	ix->window_buckets = buckets >> PREFIX_GROUP_BITS;
 	if (ix->window_buckets < WINDOW_BUCKETS_MIN)
 		ix->window_buckets = WINDOW_BUCKETS_MIN;
+	ix->window_buckets &= ~1ULL; /* both halves of a home are in its window */
 	ix->window_count = buckets / ix->window_buckets;
 	ix->bucket_count = ix->window_count * ix->window_buckets;
 }

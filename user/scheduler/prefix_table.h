@@ -30,7 +30,7 @@
 #define key_tag(key)   ((key) >> 27)
 #define key_slot(key)  ((uint32_t)((key) >> 16) & 1023)
 #define key_epoch(key) ((uint16_t)(key))
-#define hash_tag(hash) ((hash) & ((1ULL << TAG_BITS) - 1))
+#define hash_tag(hash) ((hash) & ((1ULL << PREFIX_TAG_BITS) - 1))
 
 /* A block with many holders: one bit per endpoint. hash 0: free. */
 struct wide {
@@ -86,28 +86,27 @@ struct prefix_index {
  * neighbouring blocks share, choose the window; bits above the tag choose the bucket in it.
  */
 #define WINDOW_BUCKETS_MIN 16
-#define WINDOW_BITS	   7 /* of the hash, for the bucket in its window */
-#define TAG_BITS	   37
 
 static inline uint64_t hash_home(const struct prefix_index *ix, uint64_t hash)
 {
 	uint64_t window = (hash >> (64 - PREFIX_GROUP_BITS)) * ix->window_count;
-	uint64_t inside = (hash >> TAG_BITS & ((1u << WINDOW_BITS) - 1)) * ix->window_buckets;
+	uint64_t inside =
+		(hash >> PREFIX_TAG_BITS & ((1u << PREFIX_INSIDE_BITS) - 1)) * ix->window_buckets;
 
-	return (window >> PREFIX_GROUP_BITS) * ix->window_buckets + (inside >> WINDOW_BITS);
+	return (window >> PREFIX_GROUP_BITS) * ix->window_buckets + (inside >> PREFIX_INSIDE_BITS);
 }
 
 /*
- * The buckets where pairs of a hash may be: a first home, a second one far away that is taken when
- * it is much emptier, and on from there in steps when both are full. `passed` of a bucket counts
- * the pairs that went past it, in 8 counters of 4 bits that the tag chooses among: a walk ends
- * where its counter is 0. Offset and step follow from the tag, so freeing a pair finds the way
- * back. A counter that reached 15 stays: then some walks are longer than needed, nothing else.
+ * The buckets where pairs of a hash may be: home, the other half of home's 128 bytes, a second home
+ * far away, and on from there in steps when all are full. `passed` of a bucket counts the pairs
+ * that went past it, in 8 counters of 4 bits that the tag chooses among: a walk ends where its
+ * counter is 0. Offset and step follow from the tag, so freeing a pair finds the way back. A
+ * counter that reached 15 stays: then some walks are longer than needed, nothing else.
  */
 struct walk {
-	uint64_t bucket, offset, step;
+	uint64_t home, bucket, offset, step;
 	uint32_t shift; /* of the counter */
-	uint32_t d;	/* buckets behind: 0 first home, 1 second home */
+	uint32_t d;	/* buckets behind: 0 home, 1 its other half, 2 second home */
 };
 
 static inline uint64_t tag_offset(const struct prefix_index *ix, uint64_t tag)
@@ -127,21 +126,41 @@ static inline uint32_t tag_shift(uint64_t tag)
 	return (uint32_t)(tag >> 6 & 7) * 4;
 }
 
-static inline struct walk walk_begin(const struct prefix_index *ix, uint64_t hash)
+static inline struct walk walk_from(const struct prefix_index *ix, uint64_t home, uint64_t tag)
 {
-	uint64_t tag = hash_tag(hash);
-
-	return (struct walk){.bucket = hash_home(ix, hash),
+	return (struct walk){.home = home,
+			     .bucket = home,
 			     .offset = tag_offset(ix, tag),
 			     .step = tag_step(tag),
 			     .shift = tag_shift(tag)};
 }
 
+static inline struct walk walk_begin(const struct prefix_index *ix, uint64_t hash)
+{
+	return walk_from(ix, hash_home(ix, hash), hash_tag(hash));
+}
+
 static inline void walk_next(const struct prefix_index *ix, struct walk *w)
 {
-	w->bucket += w->d++ == 0 ? w->offset : w->step;
+	if (w->d++ == 0) {
+		w->bucket = w->home ^ 1;
+		return;
+	}
+	w->bucket = w->d == 2 ? w->home + w->offset : w->bucket + w->step;
 	if (w->bucket >= ix->bucket_count)
 		w->bucket -= ix->bucket_count;
+}
+
+/* The home of a pair that sits in `bucket`, d buckets from it. */
+static inline uint64_t walk_back(const struct prefix_index *ix, uint64_t bucket, uint64_t tag,
+				 uint32_t d)
+{
+	uint64_t way;
+
+	if (d < 2)
+		return bucket ^ d;
+	way = (tag_offset(ix, tag) + (d - 2) * tag_step(tag)) % ix->bucket_count;
+	return bucket >= way ? bucket - way : bucket + ix->bucket_count - way;
 }
 
 /* False where no pair of the hash can be further on. */

@@ -7,6 +7,8 @@
 #include "scheduler/prefix_table.h"
 
 #define VICTIM_TERM 64 /* evictions before the fullest endpoint is looked for again */
+#define HOMES	    3  /* buckets of a walk that are near or emptier: the emptiest of them */
+#define LOOK_AHEAD  16 /* pairs, for the group after the one that is being evicted from */
 #define SHRINK_STEP 16 /* evictions at once when an endpoint's capacity has become smaller */
 
 #define bump(field, n) figure_write(&(field), (field) + (n))
@@ -91,15 +93,31 @@ static void passed_less(struct sluice_affinity_bucket *bucket, uint32_t shift)
 		figure_write(&bucket->passed, bucket->passed - (1u << shift));
 }
 
-/* Moves w to the bucket that a new pair goes to; w->d > PROBE_MAX: there is none. */
+/*
+ * Moves w to the bucket that a new pair goes to; w->d > PROBE_MAX: there is none. While the table
+ * is not crowded a pair stays in its window if it can, where its neighbours are; in a crowded one
+ * the emptier of two far homes evens the load out.
+ */
 static void find_room(const struct prefix_index *ix, struct walk *w)
 {
-	struct walk second = *w;
-	uint32_t room = bucket_room(ix, w->bucket);
+	uint32_t enough = ix->pairs * 2 > ix->pairs_max ? SLUICE_AFFINITY_PAIRS - 1 : 1;
+	struct walk best = *w;
+	uint32_t most = 0;
 
-	walk_next(ix, &second);
-	if (room < SLUICE_AFFINITY_PAIRS - 1 && bucket_room(ix, second.bucket) > room + 1)
-		*w = second;
+	for (uint32_t i = 0; i < HOMES; i++, walk_next(ix, w)) {
+		uint32_t room = bucket_room(ix, w->bucket);
+
+		if (room > most) {
+			most = room;
+			best = *w;
+		}
+		if (most >= enough)
+			break;
+	}
+	if (most) {
+		*w = best;
+		return;
+	}
 	while (w->d <= PROBE_MAX && bucket_room(ix, w->bucket) == 0)
 		walk_next(ix, w);
 }
@@ -132,11 +150,11 @@ static void place_free(struct prefix_index *ix, uint32_t pair)
 	uint64_t b = (pair - 1) / SLUICE_AFFINITY_PAIRS, tag = key_tag(bucket->key[i]);
 
 	key_write(&bucket->key[i], 0);
-	for (; d; d--) {
-		uint64_t back = d == 1 ? tag_offset(ix, tag) : tag_step(tag);
+	if (d) {
+		struct walk w = walk_from(ix, walk_back(ix, b, tag, d), tag);
 
-		b = b >= back ? b - back : b + ix->bucket_count - back;
-		passed_less(&ix->buckets[b], tag_shift(tag));
+		for (; w.d < d; walk_next(ix, &w))
+			passed_less(&ix->buckets[w.bucket], w.shift);
 	}
 	bump(ix->pairs, -1);
 }
@@ -260,17 +278,41 @@ static struct found block_find(struct prefix_index *ix, uint64_t hash, uint32_t 
 
 /* ---- making room ---- */
 
+static uint64_t pair_window(const struct prefix_index *ix, uint32_t pair)
+{
+	return (pair - 1) / SLUICE_AFFINITY_PAIRS / ix->window_buckets;
+}
+
+/*
+ * Evictions come to a group of blocks, which was sent for when they came to the one before. Sends
+ * for the one after: a group's blocks follow each other in the list, the deepest first, and lie in
+ * neighbouring buckets of one window.
+ */
+static void send_for_next_group(struct prefix_index *ix, uint32_t pair)
+{
+	uint64_t here = pair_window(ix, pair), bucket;
+
+	for (uint32_t i = 0; i < LOOK_AHEAD; i++) {
+		pair = pair_bucket(ix, pair)->newer[pair_place(pair)];
+		if (!pair)
+			return;
+
+		if (pair_window(ix, pair) != here)
+			break;
+	}
+	bucket = (pair - 1) / SLUICE_AFFINITY_PAIRS;
+	for (uint32_t i = 0; i <= PREFIX_GROUP_BLOCKS / 2 && i <= bucket; i++)
+		__builtin_prefetch(&ix->buckets[bucket - i], 1);
+}
+
 static void evict_oldest(struct prefix_index *ix, struct slot_state *s)
 {
-	uint32_t next;
+	uint64_t left = pair_window(ix, s->lru.oldest);
 
 	pair_drop(ix, s->lru.oldest);
 	bump(ix->evicted, 1);
-	if (!s->lru.oldest)
-		return;
-	next = pair_bucket(ix, s->lru.oldest)->newer[pair_place(s->lru.oldest)];
-	if (next) /* the next eviction will unlink from it */
-		__builtin_prefetch(pair_bucket(ix, next), 1);
+	if (s->lru.oldest && pair_window(ix, s->lru.oldest) != left)
+		send_for_next_group(ix, s->lru.oldest);
 }
 
 /* The table is full: what was forgotten goes first, then the fullest endpoint's oldest. */
