@@ -20,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -34,6 +35,7 @@
 #define FILE_LOOK_INTERVAL_MS 2000 /* beside inotify, which does not see through every symlink */
 #define HOUSEKEEP_INTERVAL_MS 100
 #define EVENTS_MAX	      64
+#define GATHER_NS	      500000
 
 /* epoll data: a slot, or one of these. */
 enum {
@@ -293,6 +295,23 @@ static void event_take(struct control *c, const struct epoll_event *event, uint6
 	}
 }
 
+/*
+ * Waits for something to do until next_ns. Answers that come at nearly the same time are taken with
+ * one waking: load figures are half a millisecond older then, and cost half as much.
+ */
+static int events_wait(struct control *c, struct epoll_event *events, uint64_t now_ns,
+		       uint64_t next_ns)
+{
+	const struct timespec gather = {.tv_nsec = GATHER_NS};
+	int ms = next_ns <= now_ns ? 0 : (int)((next_ns - now_ns) / NS_PER_MS) + 1;
+	int n = epoll_wait(c->env.epoll_fd, events, EVENTS_MAX, ms);
+
+	if (n <= 0 || n == EVENTS_MAX)
+		return n;
+	nanosleep(&gather, NULL);
+	return epoll_wait(c->env.epoll_fd, events, EVENTS_MAX, 0);
+}
+
 static void *control_main(void *arg)
 {
 	struct epoll_event events[EVENTS_MAX];
@@ -303,8 +322,7 @@ static void *control_main(void *arg)
 	while (!atomic_load(&c->stop)) {
 		now_ns = clock_mono_ns();
 		next_ns = loop_tick(c, now_ns);
-		n = epoll_wait(c->env.epoll_fd, events, EVENTS_MAX,
-			       next_ns <= now_ns ? 0 : (int)((next_ns - now_ns) / NS_PER_MS) + 1);
+		n = events_wait(c, events, now_ns, next_ns);
 		now_ns = clock_mono_ns();
 		for (int i = 0; i < n; i++)
 			event_take(c, &events[i], now_ns);

@@ -26,6 +26,7 @@
 
 #define ANSWER_MS_MAX	     5000 /* a whole page, however steadily it trickles */
 #define PROBE_MS_MAX	     1000
+#define TOGETHER	     8 /* endpoints that are asked at the same time */
 #define RETRY_AFTER_CLOSE_MS 250
 #define PROBE_FAILURES_MAX   3 /* timeouts in a row before the probe counts as failed */
 
@@ -51,9 +52,10 @@ struct poller *poller_new(struct poller_env *env, struct endpoint *ep, uint64_t 
 	p->ep = endpoint_get(ep);
 	p->fd = -1;
 	p->due_ns[JOB_MODELS] = p->due_ns[JOB_HEALTH] = now_ns;
-	/* Slots spread over the interval by the golden ratio, so that pages do not come at once. */
+	/* Spread over the interval by the golden ratio, eight at a time: pages do not come all at
+	 * once, nor does each of them wake the thread. */
 	p->due_ns[JOB_METRICS] =
-		now_ns + interval_ns * (((uint64_t)ep->slot * 40503U) & 0xffff) / 65536;
+		now_ns + interval_ns * (ep->slot / TOGETHER * 40503ULL & 0xffff) / 65536;
 	return p;
 }
 
