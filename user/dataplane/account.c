@@ -127,7 +127,7 @@ static void count(const struct request *req, uint64_t now)
 void account_request(struct request *req)
 {
 	struct worker *w = req->worker;
-	uint64_t now = clock_mono_ns();
+	uint64_t now = w->ring.now_ns;
 	struct access_record *r = access_log_begin(w->log, w->index);
 
 	count(req, now);

@@ -127,7 +127,7 @@ static void body_bytes(struct client *c, uint32_t n)
 	timer_clear(&c->timer);
 	rest_keep(c, req);
 	c->state = CLIENT_BUSY;
-	req->body_ns = clock_mono_ns();
+	req->body_ns = c->worker->ring.now_ns;
 	if (c->gone && !c->in)
 		client_abort(c);
 	else
@@ -194,7 +194,7 @@ void client_body_bytes(struct client *c, int res)
 		client_abort(c);
 		return;
 	}
-	c->req->progress_ns = clock_mono_ns() - c->req->begin_ns;
+	c->req->progress_ns = c->worker->ring.now_ns - c->req->begin_ns;
 	body_bytes(c, (uint32_t)res);
 }
 
@@ -225,7 +225,7 @@ void client_request_begin(struct client *c, const struct http1_head *head, ssize
 	c->in = NULL;
 	req->client = c;
 	req->worker = c->worker;
-	req->begin_ns = clock_mono_ns();
+	req->begin_ns = c->worker->ring.now_ns;
 	req->body = req->body_last = b;
 	http1_head_copy(&req->head, head);
 	b->start += (uint32_t)head_bytes;

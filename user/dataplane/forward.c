@@ -92,7 +92,7 @@ static void send_done(struct op *op, int res, unsigned int flags)
 	}
 	block_free(&up->worker->blocks, up->head);
 	up->head = NULL;
-	up->req->sent_ns = clock_mono_ns();
+	up->req->sent_ns = up->worker->ring.now_ns;
 	metric_observe_us(H_GATEWAY, (up->req->sent_ns - up->req->body_ns) / NS_PER_US);
 }
 

@@ -152,7 +152,7 @@ static size_t payload_seen(struct request *req, struct span data)
 	else
 		sse_json_feed(&req->sse, data.ptr, data.len);
 	if (!req->is_sse || req->sse.events != before)
-		account_progress(req, clock_mono_ns());
+		account_progress(req, req->worker->ring.now_ns);
 	return open;
 }
 
@@ -294,7 +294,7 @@ static void body_end(struct upstream *up)
 	if (!req->is_sse)
 		sse_json_end(&req->sse);
 	if (!req->first_ns)
-		req->first_ns = clock_mono_ns();
+		req->first_ns = req->worker->ring.now_ns;
 	if (up->rechunk) {
 		struct block *last = block_new(&up->worker->blocks, BLOCK_SMALL);
 
@@ -305,7 +305,7 @@ static void body_end(struct upstream *up)
 		}
 	}
 	health_report(up->endpoint, up->status >= 500 ? HEALTH_SERVER_ERROR : HEALTH_OK);
-	req->last_ns = clock_mono_ns();
+	req->last_ns = req->worker->ring.now_ns;
 	forward_end(req, up->keep_alive);
 	client_answer_end(c, keep);
 }

@@ -21,7 +21,7 @@ static void request_pick(struct request *req);
 /* Gives the pick back: load counts, latency, the engine's own word on cached tokens. */
 static void attempt_end(struct request *req, bool failed)
 {
-	struct sched_outcome out = {.now_ns = clock_mono_ns(), .failed = failed};
+	struct sched_outcome out = {.now_ns = req->worker->ring.now_ns, .failed = failed};
 	const struct usage *u = &req->sse.usage;
 
 	if (!req->picked)
@@ -220,7 +220,7 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 	if (req->says.model[0])
 		model = snapshot_find_model(w->snapshot, span_of_str(req->says.model));
 	*sr = (struct sched_request){
-		.now_ns = clock_mono_ns(),
+		.now_ns = w->ring.now_ns,
 		.model = model,
 		.model_name = span_of_str(req->says.model),
 		.cache_salt = span_of_str(req->says.cache_salt),

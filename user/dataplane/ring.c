@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #define OFFER_GROUP 1
+#define CLOCK_EVERY 4 /* completions for one look at the clock */
 
 static void offer_put(struct ring *r, unsigned int bid, struct block *block)
 {
@@ -88,7 +89,8 @@ int ring_turn(struct ring *r, unsigned int timeout_ms)
 	{
 		struct op *op = io_uring_cqe_get_data(cqe);
 
-		n++;
+		if (n++ % CLOCK_EVERY == 0)
+			ring_clock(r);
 		if (!op)
 			continue;
 		op->pending = cqe->flags & IORING_CQE_F_MORE;

@@ -12,6 +12,7 @@
 #include <liburing.h>
 #include <stdbool.h>
 
+#include "base/clock.h"
 #include "dataplane/blocks.h"
 
 struct op {
@@ -23,6 +24,7 @@ struct op {
 #define RING_PROVIDED 256 /* buffers on offer: power of two */
 
 struct ring {
+	uint64_t now_ns; /* the clock as ring_clock() last saw it: a few completions ago at most */
 	struct io_uring uring;
 	struct io_uring_buf_ring *offers;
 	struct block *offered[RING_PROVIDED];
@@ -33,6 +35,12 @@ struct ring {
 /* To be called on the thread that will use the ring. blocks: where offers come from. */
 int ring_init(struct ring *r, unsigned int entries, struct blocks *blocks);
 void ring_fini(struct ring *r);
+
+/* Looks at the clock: returns it, in ns, and keeps it in now_ns, which is what handlers go by. */
+static inline uint64_t ring_clock(struct ring *r)
+{
+	return r->now_ns = clock_mono_ns();
+}
 
 /* Submits what is queued, waits up to timeout_ms for one completion, runs all there are. */
 int ring_turn(struct ring *r, unsigned int timeout_ms);

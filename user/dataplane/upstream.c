@@ -90,7 +90,7 @@ static void kept_recv_done(struct op *op, int res, unsigned int flags)
 
 struct upstream *upstream_take(struct worker *w, const struct endpoint *ep)
 {
-	uint64_t now_ms = clock_mono_ns() / NS_PER_MS;
+	uint64_t now_ms = w->ring.now_ns / NS_PER_MS;
 	struct upstream *up;
 
 	while ((up = w->kept[ep->slot])) {
@@ -126,7 +126,7 @@ void upstream_keep(struct upstream *up)
 	up->recv_op.done = kept_recv_done;
 	up->seen = up->head_sent = 0;
 	up->body_sent = 0;
-	up->idle_since_ms = clock_mono_ns() / NS_PER_MS;
+	up->idle_since_ms = w->ring.now_ns / NS_PER_MS;
 	up->next_kept = w->kept[slot];
 	w->kept[slot] = up;
 	w->kept_count[slot]++;

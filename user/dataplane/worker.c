@@ -142,7 +142,7 @@ static void worker_loop(struct worker *w)
 	timers_init(&w->timers, clock_mono_ns() / NS_PER_MS);
 	listeners_arm(w);
 	while (!w->stop) {
-		uint64_t now_ms = clock_mono_ns() / NS_PER_MS;
+		uint64_t now_ms = ring_clock(&w->ring) / NS_PER_MS;
 		int err;
 
 		timers_run(&w->timers, now_ms);

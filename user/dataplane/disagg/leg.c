@@ -39,7 +39,7 @@ static void leg_end(struct leg *leg, enum leg_result result)
 	leg_release(leg, result == LEG_ANSWERED && leg->keep_alive && leg->sent_all &&
 				 !leg->addr_len && !leg->leaving);
 	leg->result = result;
-	leg->end_ns = clock_mono_ns();
+	leg->end_ns = leg->worker->ring.now_ns;
 	leg->done(leg);
 }
 
@@ -270,7 +270,7 @@ static void leg_send_done(struct op *op, int res, unsigned int flags)
 		return;
 	}
 	leg->sent_all = true;
-	leg->sent_ns = clock_mono_ns();
+	leg->sent_ns = leg->worker->ring.now_ns;
 }
 
 static void leg_send_begin(struct leg *leg)
@@ -286,7 +286,7 @@ static void leg_send_begin(struct leg *leg)
 
 static uint64_t elapsed_ms(const struct leg *leg)
 {
-	return (clock_mono_ns() - leg->begin_ns) / NS_PER_MS;
+	return (leg->worker->ring.now_ns - leg->begin_ns) / NS_PER_MS;
 }
 
 /* The next deadline that counts, in ms from now, at least one. */
@@ -360,7 +360,7 @@ int leg_start(struct leg *leg)
 {
 	struct upstream *up = NULL;
 
-	leg->begin_ns = clock_mono_ns();
+	leg->begin_ns = leg->worker->ring.now_ns;
 	leg->result = LEG_RUNNING;
 	if (!leg->addr_len)
 		up = upstream_take(leg->worker, leg->endpoint);
