@@ -11,12 +11,15 @@
 
 #include "base/clock.h"
 #include "base/json_write.h"
+#include "base/fd_pass.h"
 #include "base/log.h"
+#include "base/service.h"
 #include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
 #include "controlplane/kv_service.h"
 #include "controlplane/guard.h"
+#include "controlplane/handover.h"
 #include "controlplane/interfaces.h"
 #include "controlplane/options.h"
 #include "controlplane/store.h"
@@ -32,6 +35,7 @@
 #include "scheduler/prefix_index.h"
 
 #define READY_WAIT_MS 2000 /* for endpoints that do not answer */
+#define HANDED_OVER   1	   /* of agent_wait(): a successor serves */
 
 struct agent {
 	struct config cfg;
@@ -48,6 +52,9 @@ struct agent {
 	struct admin *admin;
 	struct guard *guard;
 	struct interfaces *interfaces;
+	struct heritage heritage; /* what a predecessor left us */
+	struct handover *handover;
+	char *const *argv;
 	struct rewrites *rewrites;
 	_Atomic bool ready;
 	uint64_t started_ns;
@@ -91,7 +98,8 @@ static int knowledge_init(struct agent *a)
 		log_error("%s", why);
 		return err;
 	}
-	err = bpf_sync_new(&a->cfg, &a->maps);
+	err = a->heritage.lock_fd >= 0 ? bpf_sync_succeed(&a->cfg, a->heritage.lock_fd, &a->maps)
+				       : bpf_sync_new(&a->cfg, &a->maps);
 	if (err)
 		return err;
 	affinity = bpf_sync_affinity(a->maps, &affinity_bytes);
@@ -119,6 +127,10 @@ static int workers_init(struct agent *a)
 		int err;
 
 		w->index = i;
+		w->peers = a->worker_count;
+		w->inherited = &a->heritage.sockets;
+		w->adopt_fd = a->heritage.channel_fd;
+		w->successor_fd = -1;
 		w->cfg = &a->cfg;
 		w->budget = &a->budget;
 		w->log = a->log;
@@ -275,6 +287,22 @@ static void admin_metrics(void *arg, FILE *f)
 		(unsigned long long)a->budget.used);
 }
 
+static int admin_upgrade(void *arg, FILE *f)
+{
+	struct agent *a = arg;
+	pid_t pid = 0;
+	int err = handover_spawn(a->handover, &pid);
+
+	if (!err)
+		fprintf(f, "{\"pid\":%d,\"successor\":%d}\n", (int)getpid(), (int)pid);
+	return err;
+}
+
+static void admin_upgrade_state(void *arg, FILE *f)
+{
+	handover_write_json(((struct agent *)arg)->handover, f);
+}
+
 static int admin_init(struct agent *a)
 {
 	struct admin_ops ops = {.arg = a,
@@ -285,12 +313,14 @@ static int admin_init(struct agent *a)
 				.write_affinity = admin_affinity,
 				.explain_prompt = admin_explain,
 				.set_draining = admin_drain,
+				.upgrade = admin_upgrade,
+				.write_upgrade = admin_upgrade_state,
 				.write_metrics = admin_metrics};
 	int err;
 
 	if (!a->cfg.admin || !*a->cfg.admin)
 		return 0;
-	err = admin_new(&a->cfg, &ops, &a->admin);
+	err = admin_adopt(&a->cfg, &ops, heritage_take(&a->heritage, a->cfg.admin), &a->admin);
 	if (err)
 		log_error("cannot serve the admin port at %s: %s", a->cfg.admin, strerror(-err));
 	return err;
@@ -306,8 +336,50 @@ static void interfaces_init(struct agent *a)
 		log_warn("interfaces cannot be followed: %s", strerror(-err));
 }
 
+/* What a successor is given. */
+static void sockets_give(void *arg, struct handover *h)
+{
+	struct agent *a = arg;
+
+	for (unsigned int i = 0; i < a->worker_count; i++) {
+		const char *addresses[LISTENERS_MAX];
+		int fds[LISTENERS_MAX];
+		unsigned int n = worker_sockets(&a->workers[i], fds, addresses);
+
+		for (unsigned int k = 0; k < n; k++)
+			handover_give(h, FD_PASS_LISTEN, addresses[k], fds[k]);
+	}
+	if (a->admin)
+		handover_give(h, FD_PASS_ADMIN, a->cfg.admin, admin_socket(a->admin));
+	if (bpf_sync_lock_fd(a->maps) >= 0)
+		handover_give(h, FD_PASS_LOCK, "", bpf_sync_lock_fd(a->maps));
+}
+
+/* A successor accepts only when it knows as much as one that has run for a while. */
+static void predecessor_wait(struct agent *a)
+{
+	uint64_t until = clock_mono_ns() + READY_WAIT_MS * NS_PER_MS;
+
+	while (a->heritage.channel_fd >= 0 && !all_known(a) && clock_mono_ns() < until)
+		usleep(5000);
+}
+
+/* From now on we serve: whoever was before us may go, whoever comes after us may ask. */
+static int handover_begin(struct agent *a)
+{
+	int err = handover_ready(&a->heritage);
+
+	inherited_close_rest(&a->heritage.sockets);
+	if (!err)
+		err = handover_listen(a->handover, &a->cfg);
+	if (!err)
+		service_notify("READY=1");
+	return err;
+}
+
 static int agent_start(struct agent *a)
 {
+	struct handover_ops ops = {.arg = a, .sockets = sockets_give};
 	char error[512];
 	int err;
 
@@ -315,7 +387,11 @@ static int agent_start(struct agent *a)
 		a->cfg.workers ? a->cfg.workers : (unsigned int)sysconf(_SC_NPROCESSORS_ONLN);
 	if (a->worker_count > WORKERS_MAX)
 		a->worker_count = WORKERS_MAX;
-	err = knowledge_init(a);
+	err = handover_new(a->argv, &ops, &a->handover);
+	if (!err)
+		err = handover_receive(&a->cfg, &a->heritage);
+	if (!err)
+		err = knowledge_init(a);
 	if (err)
 		return err;
 	if (a->cfg.access_log && access_log_new(a->cfg.access_log, a->worker_count, &a->log)) {
@@ -332,13 +408,16 @@ static int agent_start(struct agent *a)
 		return err;
 	interfaces_init(a);
 	err = path_start(&a->cfg);
-	if (!err)
-		err = workers_init(a);
+	if (err)
+		return err;
+	predecessor_wait(a);
+	err = workers_init(a);
 	if (err)
 		return err;
 	a->started_ns = clock_mono_ns();
 	a->ready = true;
-	return admin_init(a);
+	err = admin_init(a);
+	return err ? err : handover_begin(a);
 }
 
 static bool all_idle(const struct agent *a)
@@ -362,8 +441,34 @@ static void agent_drain(struct agent *a)
 		usleep(20000);
 }
 
+/*
+ * A successor serves: connections move there between two requests, and what runs may finish. It
+ * has the service's name now, so there is time; a signal cuts it short.
+ */
+static void agent_hand_over(struct agent *a, const sigset_t *signals)
+{
+	uint64_t until = clock_mono_ns() + a->cfg.handover_timeout_ms * NS_PER_MS;
+	struct timespec tick = {.tv_nsec = 20 * 1000 * 1000};
+	char state[64];
+
+	snprintf(state, sizeof(state), "MAINPID=%d", (int)handover_successor(a->handover));
+	service_notify(state);
+	for (unsigned int i = 0; i < a->worker_count; i++)
+		worker_hand_over(&a->workers[i], handover_channel(a->handover));
+	admin_hand_over(a->admin);
+	a->admin = NULL;
+	while (!all_idle(a) && clock_mono_ns() < until) {
+		int sig = sigtimedwait(signals, NULL, &tick);
+
+		if (sig == SIGTERM || sig == SIGINT)
+			return;
+	}
+	log_info("everything is handed over");
+}
+
 static void agent_stop(struct agent *a)
 {
+	handover_close(a->handover);
 	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
@@ -384,29 +489,29 @@ static bool worker_lost(const struct agent *a)
 	return false;
 }
 
-/* Until SIGTERM: 0. -EIO: a worker cannot go on, and neither can its connections. */
-static int agent_wait(struct agent *a)
+/* Until SIGTERM: 0. HANDED_OVER. -EIO: a worker cannot go on, and neither can its connections. */
+static int agent_wait(struct agent *a, const sigset_t *signals)
 {
-	sigset_t set;
+	pid_t pid;
 	int sig;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
 	for (;;) {
 		struct timespec tick = {.tv_nsec = 50 * 1000 * 1000};
 
-		sig = sigtimedwait(&set, NULL, &tick);
+		sig = sigtimedwait(signals, NULL, &tick);
 		prefix_index_tick(a->index);
 		if (sig == SIGHUP) {
 			access_log_reopen(a->log);
 			control_reload(a->control);
+		} else if (sig == SIGUSR2) {
+			handover_spawn(a->handover, &pid);
 		} else if (sig > 0) {
 			return 0;
 		} else if (worker_lost(a)) {
 			return -EIO;
 		}
+		if (handover_tick(a->handover))
+			return HANDED_OVER;
 	}
 }
 
@@ -420,34 +525,36 @@ static void limits_raise(void)
 	}
 }
 
-static void signals_block(void)
+static void signals_block(sigset_t *set)
 {
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }
 
 static int agent_run(struct agent *a)
 {
+	sigset_t signals;
 	int err;
 
-	signals_block();
+	signals_block(&signals);
 	limits_raise();
 	err = agent_start(a);
 	if (!err) {
 		for (size_t i = 0; i < a->cfg.listen.count; i++)
 			log_info("listening on %s", a->cfg.listen.items[i]);
-		err = agent_wait(a);
-		if (!err)
+		err = agent_wait(a, &signals);
+		if (err == HANDED_OVER)
+			agent_hand_over(a, &signals);
+		else if (!err)
 			agent_drain(a);
 	}
 	agent_stop(a);
-	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+	return err < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 /* --check-config: how requests will be scheduled, as comments of the YAML. */
@@ -511,6 +618,8 @@ int main(int argc, char **argv)
 	struct config_error error = {""};
 	char text[512];
 
+	agent.argv = argv;
+	agent.heritage.channel_fd = agent.heritage.lock_fd = -1;
 	config_init_defaults(&agent.cfg);
 	if (config_parse_args(&agent.cfg, argc, argv, &action, &error)) {
 		fprintf(stderr, "sluiced: %s\n", error.text);

@@ -55,6 +55,8 @@
 #define STALL_TIMEOUT_MS     10000 /* after a failed probe: stream cut; streams_stalled_total */
 #define RELAY_BYTES_MAX	     (256 * 1024) /* unsent to a client: reading stops; relay_paused_total */
 #define DRAIN_TIMEOUT_MS     30000	  /* at SIGTERM; what still runs is cut; drain_cut_total */
+#define HANDOVER_TIMEOUT_MS  600000	  /* after an upgrade; what still runs is cut: the same */
+#define HANDOVER_START_MS    60000	  /* a successor that does not serve by then: given up */
 
 /* Prefill and decode apart. */
 #define PD_ANSWER_BYTES_MAX (1 << 20) /* a prefill's answer: given up; pd_leg_failures_total */

@@ -18,6 +18,7 @@
 #include "common/flags.h"
 #include "sluicectl/guard.h"
 #include "sluicectl/tables.h"
+#include "sluicectl/upgrade.h"
 #include "sluice/limits.h"
 
 #define ANSWER_BYTES_MAX (64u << 20)
@@ -46,7 +47,7 @@ static const struct command commands[] = {
 static char *admin = "127.0.0.1:9090";
 static char *bpffs_dir = "/sys/fs/bpf/sluice";
 static const char *words[WORDS_MAX];
-static bool raw;
+static bool raw, quiet;
 static char *prompt_file, *endpoint_name;
 static double interval_ms = 1000;
 static unsigned int rounds;
@@ -73,6 +74,7 @@ static void commands_print(void)
 			 commands[i].argument ? commands[i].argument : "");
 		printf("  %-34s  %s\n", text, commands[i].help);
 	}
+	printf("  %-34s  %s\n", "upgrade", "start the program anew in its place; nobody notices");
 	guard_help();
 	printf("\nFlags:\n");
 }
@@ -153,6 +155,8 @@ static int exchange(const char *method, const char *path, struct span send_body,
 	int fd = admin_connect(admin);
 
 	if (fd < 0) {
+		if (quiet)
+			return -1;
 		fprintf(stderr, "sluicectl: cannot reach the admin port %s: %s\n", admin,
 			strerror(-fd));
 		return -1;
@@ -168,6 +172,8 @@ static int exchange(const char *method, const char *path, struct span send_body,
 	close(fd);
 	n = http1_response_parse(&head, *ret_text, len, 0, false);
 	if (n < 0 || head.framing == HTTP1_CHUNKED) {
+		if (quiet)
+			return -1;
 		fprintf(stderr, "sluicectl: %s gave no HTTP answer\n", admin);
 		return -1;
 	}
@@ -211,6 +217,19 @@ static int answer_print(const struct command *c, const char *argument, int statu
 		c->print(json);
 	json_decref(json);
 	return fine ? 0 : 1;
+}
+
+static json_t *ask_quietly(const char *method, const char *path, int *ret_status)
+{
+	char *text = NULL;
+	struct span body;
+	json_t *o;
+
+	quiet = true;
+	*ret_status = exchange(method, path, span_of(NULL, 0), &text, &body);
+	o = *ret_status > 0 ? json_loadb(body.ptr, body.len, 0, NULL) : NULL;
+	free(text);
+	return o;
 }
 
 static int run(const struct command *c, const char *argument)
@@ -280,6 +299,8 @@ int main(int argc, char **argv)
 		count++;
 	if (strcmp(words[0], "guard") == 0)
 		return guard_command(bpffs_dir, raw, count - 1, words + 1);
+	if (strcmp(words[0], "upgrade") == 0 && count == 1)
+		return upgrade_run(ask_quietly, raw);
 	if (count > 2)
 		return flags_refuse(&flags, words[2], "unexpected word");
 	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {

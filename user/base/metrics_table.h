@@ -2,6 +2,10 @@
 /* Every tabled metric, in the order of the exporter. Rows of one name stand together. No guard. */
 COUNTER(REQUESTS, "requests_total", "", "Requests whose head was read")
 COUNTER(CONNECTIONS, "client_connections_total", "", "Client connections accepted")
+COUNTER(CLIENTS_HANDED_OVER, "client_connections_moved_total", "to=\"successor\"",
+	"Kept client connections that moved between two processes at an upgrade")
+COUNTER(CLIENTS_ADOPTED, "client_connections_moved_total", "to=\"us\"",
+	"Kept client connections that moved between two processes at an upgrade")
 COUNTER(ACCESS_LOG_LINES, "access_log_lines_total", "", "Lines written to the access log")
 COUNTER(ACCESS_LOG_DROPPED, "access_log_dropped_total", "",
 	"Requests missing from the access log: full ring or failed write")

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <endian.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -33,8 +34,8 @@
 #define TAG_STOP    (UINT64_MAX - 1)
 
 struct admin_conn {
-	int fd; /* -1: free */
-	bool close_after;
+	int fd;			  /* -1: free */
+	bool close_after, served; /* served: it has had an answer */
 	uint64_t deadline_ns;
 	size_t in_len, in_seen; /* bytes in `in`, of which were offered to the parser */
 	char *out;		/* an answer being sent, else NULL */
@@ -48,6 +49,7 @@ struct admin {
 	const struct config *cfg;
 	struct admin_ops ops;
 	int epoll_fd, listen_fd, stop_fd;
+	_Atomic bool leaving; /* a successor answers what comes from now on */
 	unsigned int port;
 	char unix_path[108];
 	pthread_t thread;
@@ -221,6 +223,7 @@ static int conn_send(struct admin_conn *c)
 	}
 	free(c->out);
 	c->out = NULL;
+	c->served = true;
 	c->deadline_ns = clock_mono_ns() + DEADLINE_NS;
 	return 0;
 }
@@ -307,20 +310,40 @@ static bool any_open(const struct admin *a)
 	return false;
 }
 
+/* Is somebody being answered? */
+static bool any_busy(const struct admin *a)
+{
+	for (unsigned int i = 0; i < ADMIN_CONNECTIONS_MAX; i++)
+		if (a->conns[i].fd >= 0 &&
+		    (!a->conns[i].served || a->conns[i].in_len || a->conns[i].out))
+			return true;
+	return false;
+}
+
 static void *admin_run(void *arg)
 {
 	struct epoll_event events[16];
 	struct admin *a = arg;
+	bool stopping = false;
 
 	for (;;) {
-		int n = epoll_wait(a->epoll_fd, events, 16, any_open(a) ? 1000 : -1);
+		int n = epoll_wait(a->epoll_fd, events, 16,
+				   stopping	 ? 10
+				   : any_open(a) ? 1000
+						 : -1);
 
+		if (stopping && !any_busy(a))
+			return NULL;
 		for (int i = 0; i < n; i++) {
 			uint64_t tag = events[i].data.u64;
 
-			if (tag == TAG_STOP)
+			if (tag == TAG_STOP && !a->leaving)
 				return NULL;
-			if (tag == TAG_LISTEN)
+			if (tag == TAG_STOP) {
+				epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, a->stop_fd, NULL);
+				epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, a->listen_fd, NULL);
+				stopping = true;
+			} else if (tag == TAG_LISTEN)
 				accept_one(a);
 			else if (a->conns[tag].fd >= 0)
 				conn_turn(a, &a->conns[tag]);
@@ -416,6 +439,19 @@ static void admin_release(struct admin *a)
 	free(a);
 }
 
+static int listen_somewhere(struct admin *a)
+{
+	int flags;
+
+	if (a->listen_fd < 0)
+		return strncmp(a->cfg->admin, "unix:", 5) == 0 ? listen_unix(a, a->cfg->admin + 5)
+							       : listen_tcp(a, a->cfg->admin);
+	flags = fcntl(a->listen_fd, F_GETFL);
+	if (strncmp(a->cfg->admin, "unix:", 5) == 0)
+		snprintf(a->unix_path, sizeof(a->unix_path), "%s", a->cfg->admin + 5);
+	return fcntl(a->listen_fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
+}
+
 static int admin_start(struct admin *a)
 {
 	sigset_t all, old;
@@ -425,8 +461,7 @@ static int admin_start(struct admin *a)
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (a->epoll_fd < 0 || a->stop_fd < 0)
 		return -errno;
-	err = strncmp(a->cfg->admin, "unix:", 5) == 0 ? listen_unix(a, a->cfg->admin + 5)
-						      : listen_tcp(a, a->cfg->admin);
+	err = listen_somewhere(a);
 	if (!err)
 		err = watch(a, a->listen_fd, TAG_LISTEN);
 	if (!err)
@@ -440,7 +475,8 @@ static int admin_start(struct admin *a)
 	return err;
 }
 
-int admin_new(const struct config *cfg, const struct admin_ops *ops, struct admin **ret)
+int admin_adopt(const struct config *cfg, const struct admin_ops *ops, int listen_fd,
+		struct admin **ret)
 {
 	struct admin *a = calloc(1, sizeof(*a));
 	int err;
@@ -449,7 +485,8 @@ int admin_new(const struct config *cfg, const struct admin_ops *ops, struct admi
 		return -ENOMEM;
 	a->cfg = cfg;
 	a->ops = *ops;
-	a->epoll_fd = a->listen_fd = a->stop_fd = -1;
+	a->epoll_fd = a->stop_fd = -1;
+	a->listen_fd = listen_fd;
 	for (unsigned int i = 0; i < ADMIN_CONNECTIONS_MAX; i++)
 		a->conns[i].fd = -1;
 	err = admin_start(a);
@@ -460,6 +497,25 @@ int admin_new(const struct config *cfg, const struct admin_ops *ops, struct admi
 	}
 	*ret = a;
 	return 0;
+}
+
+int admin_new(const struct config *cfg, const struct admin_ops *ops, struct admin **ret)
+{
+	return admin_adopt(cfg, ops, -1, ret);
+}
+
+int admin_socket(const struct admin *a)
+{
+	return a->listen_fd;
+}
+
+void admin_hand_over(struct admin *a)
+{
+	if (!a)
+		return;
+	a->unix_path[0] = '\0'; /* the successor's now */
+	a->leaving = true;
+	admin_free(a);
 }
 
 void admin_free(struct admin *a)

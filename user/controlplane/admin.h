@@ -30,6 +30,9 @@ struct admin_ops {
 	int (*explain_prompt)(void *arg, struct span body, FILE *f);
 	/* 0, or -ENOENT without an endpoint of that name or address. */
 	int (*set_draining)(void *arg, const char *name, bool draining);
+	/* Starts a successor of this process / tells how far that is: JSON objects. -errno: 409. */
+	int (*upgrade)(void *arg, FILE *f);
+	void (*write_upgrade)(void *arg, FILE *f);
 	/* Appends further metrics, in Prometheus text. */
 	void (*write_metrics)(void *arg, FILE *f);
 };
@@ -38,8 +41,15 @@ struct admin;
 
 /* Binds cfg->admin ("127.0.0.1:9090", "[::1]:9090" or "unix:/path") and starts the thread. */
 int admin_new(const struct config *cfg, const struct admin_ops *ops, struct admin **ret);
+/* The same on a socket that listens at cfg->admin already; owns it. */
+int admin_adopt(const struct config *cfg, const struct admin_ops *ops, int listen_fd,
+		struct admin **ret);
 /* Ends the thread, closes everything. NULL is fine. */
 void admin_free(struct admin *admin);
+/* The listening socket, for a successor; stays the admin's. */
+int admin_socket(const struct admin *admin);
+/* admin_free() for a predecessor: answers what was asked, leaves the socket's name in place. */
+void admin_hand_over(struct admin *admin);
 /* The bound TCP port (for tests with port 0), 0 for a unix socket. */
 unsigned int admin_port(const struct admin *admin);
 

@@ -204,6 +204,17 @@ static void drain_answer(const struct admin_ops *ops, struct span raw, bool drai
 	fprintf(f, ",\"draining\":%s}\n", draining ? "true" : "false");
 }
 
+static void upgrade_answer(const struct admin_ops *ops, FILE *f, struct admin_answer *ret)
+{
+	int err = ops->upgrade(ops->arg, f);
+
+	if (err)
+		refuse(f, ret, 409,
+		       err == -EALREADY ? "an upgrade is under way"
+		       : err == -EPERM	? "process 1 of a container cannot have a successor"
+					: strerror(-err));
+}
+
 static void ready_answer(const struct admin_ops *ops, FILE *f, struct admin_answer *ret)
 {
 	bool ready = !ops->ready || ops->ready(ops->arg);
@@ -263,6 +274,8 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 		endpoints_answer(cfg, ops, f);
 	} else if (span_eq(path, SPAN("/state/requests"))) {
 		requests_answer(ops, f);
+	} else if (span_eq(path, SPAN("/state/upgrade")) && ops->write_upgrade) {
+		ops->write_upgrade(ops->arg, f);
 	} else if (span_eq(path, SPAN("/state/affinity")) && ops->write_affinity) {
 		ops->write_affinity(ops->arg, f);
 		fputc('\n', f);
@@ -274,9 +287,9 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 
 static bool is_plain(struct span path)
 {
-	static const char *const paths[] = {"/metrics",	      "/healthz",	  "/readyz",
-					    "/version",	      "/state/endpoints", "/state/requests",
-					    "/state/affinity"};
+	static const char *const paths[] = {
+		"/metrics",	    "/healthz",	       "/readyz",	  "/version",
+		"/state/endpoints", "/state/requests", "/state/affinity", "/state/upgrade"};
 
 	for (unsigned int i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
 		if (span_eq(path, span_of_str(paths[i])))
@@ -307,6 +320,9 @@ void admin_route(const struct config *cfg, const struct admin_ops *ops,
 	} else if (path_between(path, SPAN("/endpoints/"), SPAN("/undrain"), &part)) {
 		if (wants_method(head, true, f, ret))
 			drain_answer(ops, part, false, f, ret);
+	} else if (span_eq(path, SPAN("/upgrade")) && ops->upgrade) {
+		if (wants_method(head, true, f, ret))
+			upgrade_answer(ops, f, ret);
 	} else if (admin_takes_body(path) && ops->explain_prompt) {
 		if (wants_method(head, true, f, ret) && ops->explain_prompt(ops->arg, body, f))
 			refuse(f, ret, 400, "the body is no JSON object");

@@ -45,6 +45,7 @@ struct bpf_sync {
 	struct area areas[AREAS];
 	struct sluice_bpf *skel; /* NULL: anonymous memory */
 	int lock_fd;
+	bool succeeds;	    /* the maps that are pinned have an owner */
 	const char *failed; /* the step that went wrong */
 	char dir[256];
 };
@@ -84,7 +85,8 @@ static int dir_prepare(struct bpf_sync *s)
 		return -errno;
 	if (statfs(s->dir, &fs) || fs.f_type != BPF_FS_MAGIC)
 		return -ENOTSUP;
-	s->lock_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (!s->succeeds)
+		s->lock_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->lock_fd < 0)
 		return -errno;
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB))
@@ -149,7 +151,7 @@ static int map_pin(const struct bpf_sync *s, struct bpf_map *map, const char *na
 static int maps_load(struct bpf_sync *s)
 {
 	struct sluice_abi abi = {.version = SLUICE_ABI_VERSION};
-	bool same_abi = pinned_abi_matches(s);
+	bool same_abi = !s->succeeds && pinned_abi_matches(s);
 	bool taken[AREAS] = {false};
 	struct bpf_map *maps[AREAS];
 	__u32 key = 0;
@@ -291,14 +293,15 @@ static int anonymous_acquire(struct bpf_sync *s)
 	return err;
 }
 
-int bpf_sync_new(const struct config *cfg, struct bpf_sync **ret)
+static int sync_new(const struct config *cfg, int lock_fd, struct bpf_sync **ret)
 {
 	struct bpf_sync *s = calloc(1, sizeof(*s));
 	int err;
 
 	if (!s)
 		return -ENOMEM;
-	s->lock_fd = -1;
+	s->lock_fd = lock_fd;
+	s->succeeds = lock_fd >= 0;
 	snprintf(s->dir, sizeof(s->dir), "%s", cfg->bpffs_dir ? cfg->bpffs_dir : "");
 	s->areas[AREA_ENDPOINTS].bytes = ENDPOINTS_MAX * sizeof(struct sluice_endpoint);
 	s->areas[AREA_LOAD].bytes = ENDPOINTS_MAX * sizeof(struct sluice_endpoint_load);
@@ -322,6 +325,21 @@ int bpf_sync_new(const struct config *cfg, struct bpf_sync **ret)
 	}
 	*ret = s;
 	return 0;
+}
+
+int bpf_sync_new(const struct config *cfg, struct bpf_sync **ret)
+{
+	return sync_new(cfg, -1, ret);
+}
+
+int bpf_sync_succeed(const struct config *cfg, int lock_fd, struct bpf_sync **ret)
+{
+	return sync_new(cfg, lock_fd, ret);
+}
+
+int bpf_sync_lock_fd(const struct bpf_sync *s)
+{
+	return s->lock_fd;
 }
 
 void bpf_sync_free(struct bpf_sync *s)

@@ -20,6 +20,14 @@ struct bpf_sync;
 
 /* Reads cfg->bpf, bpffs_dir and affinity_bytes_max. Fails for want of memory only. */
 int bpf_sync_new(const struct config *cfg, struct bpf_sync **ret);
+/*
+ * The same for the successor of a running process, whose lock of the directory (bpf_sync_lock_fd)
+ * it was given: makes maps of its own and pins them in place of the others, which go on unseen
+ * until their owner ends. Owns lock_fd.
+ */
+int bpf_sync_succeed(const struct config *cfg, int lock_fd, struct bpf_sync **ret);
+/* Belongs to sync; -1 if it holds none. */
+int bpf_sync_lock_fd(const struct bpf_sync *sync);
 /* Unmaps; the pins stay for the next process. NULL is fine. */
 void bpf_sync_free(struct bpf_sync *sync);
 

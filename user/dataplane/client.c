@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "dataplane/adopt.h"
 #include "dataplane/request.h"
 #include "dataplane/upstream.h"
 
@@ -104,6 +105,10 @@ static void client_read_head(struct client *c)
 
 	if (c->recv_op.pending)
 		return;
+	if (client_should_leave(c)) {
+		client_leave(c);
+		return;
+	}
 	if (!c->in) {
 		ring_recv_offer(ring, &c->recv_op, c->fd, true);
 		return;
@@ -148,7 +153,8 @@ static void client_head_bytes(struct client *c)
 
 static void client_recv_idle(struct client *c, int res, unsigned int flags)
 {
-	if (res == -ENOBUFS || res == -EINTR) { /* a burst: offers are back by now */
+	if (res == -ENOBUFS || res == -EINTR || res == -ECANCELED) {
+		/* A burst: offers are back by now. Or cancelled, to leave. */
 		client_read_head(c);
 		return;
 	}
@@ -204,6 +210,10 @@ static void client_poll_done(struct op *op, int res, unsigned int flags)
 	struct client *c = container(op, struct client, poll_op);
 
 	(void)res, (void)flags;
+	if (c->state == CLIENT_LEAVING) {
+		client_depart(c);
+		return;
+	}
 	c->gone = true;
 	if (c->state == CLIENT_CLOSING)
 		client_release_if_quiet(c);
@@ -339,6 +349,9 @@ static void client_timer_fired(struct timer *t)
 	case CLIENT_BODY:
 		client_body_bytes(c, -ETIME);
 		return;
+	case CLIENT_LEAVING:
+		client_depart(c);
+		return;
 	default:
 		client_close(c);
 	}
@@ -362,6 +375,18 @@ static void peer_text(int fd, char *to, size_t size)
 		else
 			inet_ntop(AF_INET6, a, to, (socklen_t)size);
 	}
+}
+
+void client_forget(struct client *c)
+{
+	c->state = CLIENT_CLOSING;
+	client_release_if_quiet(c);
+}
+
+void client_stay(struct client *c)
+{
+	ring_poll(&c->worker->ring, &c->poll_op, c->fd, POLLRDHUP);
+	client_next(c);
 }
 
 void client_open(struct worker *w, int fd)

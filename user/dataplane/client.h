@@ -4,6 +4,7 @@
  *
  *   IDLE --bytes--> HEAD --whole--> BODY --whole--> BUSY --answer sent--> IDLE (or LINGER)
  *   LINGER: our side is shut, late bytes are read and dropped so that the answer is not reset
+ *   LEAVING: idle, on its way to the successor of this process (adopt.c)
  *   CLOSING: waits for the kernel to give its operations back, then the slot is free
  */
 #ifndef SLUICE_DATAPLANE_CLIENT_H
@@ -18,6 +19,7 @@ enum client_state {
 	CLIENT_BODY,
 	CLIENT_BUSY,
 	CLIENT_LINGER,
+	CLIENT_LEAVING,
 	CLIENT_CLOSING,
 };
 
@@ -57,6 +59,9 @@ void client_blocks_free(struct client *c, struct block *chain);
 void client_answer_end(struct client *c, bool keep);
 /* Cuts the connection at once; a running request is dropped. */
 void client_abort(struct client *c);
+/* From CLIENT_LEAVING: serve it here after all / it is another process's now, the slot is free. */
+void client_stay(struct client *c);
+void client_forget(struct client *c);
 /* In CLIENT_BODY: keeps the body's blocks while a receive is pending; its spans stay valid. */
 void client_park_body(struct client *c);
 /* Reads on for the body (client_body.c starts it; the budget may hold it back). */

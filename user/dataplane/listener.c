@@ -5,6 +5,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "dataplane/adopt.h"
 #include "dataplane/client.h"
 
 #define container(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
@@ -100,7 +102,7 @@ static void listener_arm(struct listener *l)
 {
 	struct worker *w = l->worker;
 
-	if (!l->op.pending && !w->draining && !full(w) && !w->late_count)
+	if (!l->op.pending && !w->draining && !w->handing_over && !full(w) && !w->late_count)
 		ring_accept_multishot(&w->ring, &l->op, l->fd);
 }
 
@@ -142,39 +144,97 @@ void listeners_arm(struct worker *w)
 	w->paused = full(w);
 	for (unsigned int i = 0; i < w->listener_count; i++)
 		listener_arm(&w->listeners[i]);
+	adopt_arm(w);
+}
+
+static int listener_add(struct worker *w, const char *address, int fd, bool shared)
+{
+	struct listener *l = &w->listeners[w->listener_count];
+
+	if (w->listener_count == LISTENERS_MAX) {
+		close(fd);
+		return -E2BIG;
+	}
+	*l = (struct listener){.worker = w,
+			       .address = address,
+			       .fd = fd,
+			       .shared = shared,
+			       .op.done = listener_accepted};
+	w->listener_count++;
+	return 0;
+}
+
+/* Every inherited socket has a worker: a connection that waits in one nobody serves is lost. */
+static int inherited_open(struct worker *w, const char *address, unsigned int count)
+{
+	bool local = strncmp(address, "unix:", 5) == 0;
+	int fd, err = 0;
+
+	for (unsigned int i = w->index; i < count && !err; i += w->peers) {
+		struct inherited_socket *s = inherited_at(w->inherited, address, i);
+
+		s->taken = true;
+		err = listener_add(w, address, s->fd, true);
+	}
+	if (w->index < count || local)
+		return err;
+	err = tcp_open(address, &fd);
+	if (!err)
+		return listener_add(w, address, fd, false);
+	/* The service manager opened one without SO_REUSEPORT: workers share it. */
+	fd = fcntl(inherited_at(w->inherited, address, w->index % count)->fd, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? -errno : listener_add(w, address, fd, true);
+}
+
+static int listener_open(struct worker *w, const char *address)
+{
+	bool local = strncmp(address, "unix:", 5) == 0;
+	unsigned int count = w->inherited ? inherited_count(w->inherited, address) : 0;
+	int fd, err;
+
+	if (count)
+		return inherited_open(w, address, count);
+	if (local && w->index > 0)
+		return 0;
+	err = local ? unix_open(address + 5, &fd) : tcp_open(address, &fd);
+	return err ? err : listener_add(w, address, fd, false);
 }
 
 int listeners_open(struct worker *w)
 {
 	for (size_t i = 0; i < w->cfg->listen.count; i++) {
-		const char *address = w->cfg->listen.items[i];
-		bool local = strncmp(address, "unix:", 5) == 0;
-		struct listener *l = &w->listeners[w->listener_count];
-		int err;
+		int err = listener_open(w, w->cfg->listen.items[i]);
 
-		if (local && w->index > 0)
-			continue;
-		if (w->listener_count == LISTENERS_MAX)
-			return -E2BIG;
-		err = local ? unix_open(address + 5, &l->fd) : tcp_open(address, &l->fd);
 		if (err) {
-			log_error("cannot listen on %s: %s", address, strerror(-err));
+			log_error("cannot listen on %s: %s", w->cfg->listen.items[i],
+				  strerror(-err));
 			return err;
 		}
-		l->worker = w;
-		l->op.done = listener_accepted;
-		w->listener_count++;
 	}
 	return 0;
+}
+
+unsigned int worker_sockets(const struct worker *w, int *ret_fds, const char **ret_addresses)
+{
+	for (unsigned int i = 0; i < w->listener_count; i++) {
+		ret_fds[i] = w->listeners[i].fd;
+		ret_addresses[i] = w->listeners[i].address;
+	}
+	return w->listener_count;
 }
 
 void listeners_close(struct worker *w)
 {
 	for (unsigned int i = 0; i < w->listener_count; i++) {
-		shutdown(w->listeners[i].fd, SHUT_RDWR);
-		close(w->listeners[i].fd);
+		struct listener *l = &w->listeners[i];
+
+		if (l->shared || w->handing_over)
+			ring_cancel(&w->ring, &l->op); /* whoever waits there is another's */
+		else
+			shutdown(l->fd, SHUT_RDWR);
+		close(l->fd);
 	}
 	w->listener_count = 0;
-	while (w->late_count)
+	while (w->late_count && !w->handing_over) /* else they are served yet */
 		close(w->late[--w->late_count]);
 }

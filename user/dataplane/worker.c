@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "dataplane/adopt.h"
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/flow_control.h"
 #include "dataplane/request.h"
@@ -150,11 +151,14 @@ static void worker_loop(struct worker *w)
 			upstream_expire(w, now_ms);
 			expired_ms = now_ms;
 		}
-		if (w->draining && !closed) {
+		if ((w->draining || w->handing_over) && !closed) {
 			listeners_close(w);
+			if (w->handing_over)
+				clients_hand_over(w);
 			closed = true;
 		}
-		w->idle = w->draining && w->live == 0;
+		w->idle = (w->draining && w->live == 0) ||
+			  (w->handing_over && w->clients_used == 0 && w->late_count == 0);
 		flow_turn(w);
 		path_turn(w);
 		err = ring_turn(&w->ring, flow_sleep_ms(w, TICK_MS));
@@ -213,6 +217,12 @@ int worker_start(struct worker *w)
 void worker_drain(struct worker *w)
 {
 	w->draining = true;
+}
+
+void worker_hand_over(struct worker *w, int successor_fd)
+{
+	w->successor_fd = successor_fd;
+	w->handing_over = true;
 }
 
 void worker_stop(struct worker *w)

@@ -11,6 +11,7 @@
 #include "base/access_log.h"
 #include "base/config.h"
 #include "base/endpoint.h"
+#include "base/inherited.h"
 #include "dataplane/blocks.h"
 #include "dataplane/live.h"
 #include "dataplane/ring.h"
@@ -26,10 +27,12 @@ struct upstream;
 struct listener {
 	struct op op;
 	struct worker *worker;
+	const char *address;
 	int fd;
+	bool shared; /* other processes may have it too: never shut down, only closed */
 };
 
-#define LISTENERS_MAX	16
+#define LISTENERS_MAX	128  /* a predecessor with more workers leaves several to one */
 #define ACCEPT_LATE_MAX 4096 /* the backlog: what one turn may accept too many */
 
 struct worker {
@@ -59,6 +62,14 @@ struct worker {
 	struct upstream *kept[ENDPOINTS_MAX]; /* idle connections by slot, the youngest first */
 	uint16_t kept_count[ENDPOINTS_MAX];
 
+	/* A successor takes over (adopt.c). Set by main before handing_over, before the start. */
+	struct inherited *inherited; /* sockets that are open already; NULL: none */
+	unsigned int peers;	     /* workers of this process */
+	int successor_fd, adopt_fd;  /* -1 none */
+	struct op adopt_op;
+	bool successor_lost;
+	_Atomic bool handing_over;
+
 	uint32_t live, retrying;	 /* requests; those on a second endpoint: retry budget */
 	struct live_table running;	 /* for /state/requests */
 	uint64_t random[2];		 /* request ids */
@@ -79,6 +90,14 @@ struct worker {
 int worker_start(struct worker *w);
 /* Stops accepting; running requests go on, kept connections close after their answer. */
 void worker_drain(struct worker *w);
+/*
+ * Stops accepting without touching the sockets, which successor_fd's process has too. Connections
+ * move there between two requests; idle: none is left. successor_fd stays the caller's.
+ */
+void worker_hand_over(struct worker *w, int successor_fd);
+/* The listening sockets and their addresses (cfg's), for a successor; ret_fds and ret_addresses
+   have room for LISTENERS_MAX. Returns how many. While the worker runs and accepts. */
+unsigned int worker_sockets(const struct worker *w, int *ret_fds, const char **ret_addresses);
 /* Ends the thread; what still runs is cut. */
 void worker_stop(struct worker *w);
 
