@@ -18,6 +18,7 @@
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
 #include "controlplane/kv_service.h"
+#include "controlplane/machine.h"
 #include "controlplane/guard.h"
 #include "controlplane/handover.h"
 #include "controlplane/interfaces.h"
@@ -52,6 +53,7 @@ struct agent {
 	struct admin *admin;
 	struct guard *guard;
 	struct interfaces *interfaces;
+	struct machine *machine;
 	struct heritage heritage; /* what a predecessor left us */
 	struct handover *handover;
 	char *const *argv;
@@ -279,6 +281,7 @@ static void admin_metrics(void *arg, FILE *f)
 	prefix_index_write_metrics(a->index, a->cfg.llm_d_metrics, f);
 	kv_service_write_metrics(a->kv, &a->kv_trust, f);
 	interfaces_write_metrics(a->interfaces, f);
+	machine_write_metrics(f);
 	guard_write_metrics(a->guard, f);
 	flow_write_metrics(f, &a->flow, a->cfg.llm_d_metrics);
 	fprintf(f,
@@ -303,6 +306,13 @@ static void admin_upgrade_state(void *arg, FILE *f)
 	handover_write_json(((struct agent *)arg)->handover, f);
 }
 
+static void admin_path(void *arg, FILE *f)
+{
+	struct agent *a = arg;
+
+	machine_write_json(a->machine, a->interfaces, f);
+}
+
 static int admin_init(struct agent *a)
 {
 	struct admin_ops ops = {.arg = a,
@@ -313,6 +323,7 @@ static int admin_init(struct agent *a)
 				.write_affinity = admin_affinity,
 				.explain_prompt = admin_explain,
 				.set_draining = admin_drain,
+				.write_path = admin_path,
 				.upgrade = admin_upgrade,
 				.write_upgrade = admin_upgrade_state,
 				.write_metrics = admin_metrics};
@@ -372,9 +383,11 @@ static int handover_begin(struct agent *a)
 	inherited_close_rest(&a->heritage.sockets);
 	if (!err)
 		err = handover_listen(a->handover, &a->cfg);
-	if (!err)
-		service_notify("READY=1");
-	return err;
+	if (err)
+		return err;
+	service_notify("READY=1");
+	a->machine = machine_new(&a->cfg);
+	return 0;
 }
 
 static int agent_start(struct agent *a)
@@ -468,6 +481,7 @@ static void agent_hand_over(struct agent *a, const sigset_t *signals)
 
 static void agent_stop(struct agent *a)
 {
+	machine_free(a->machine);
 	handover_close(a->handover);
 	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
@@ -643,6 +657,8 @@ int main(int argc, char **argv)
 		}
 		config_write_yaml(stdout, &agent.cfg);
 		return explain(&agent.cfg);
+	case CONFIG_PROBE:
+		return machine_probe(&agent.cfg, stdout);
 	case CONFIG_UNINSTALL:
 		return uninstall(agent.cfg.bpffs_dir);
 	default:

@@ -39,6 +39,8 @@ static const struct command commands[] = {
 	 "why that pod: every candidate's scores", table_decision},
 	{"affinity", NULL, "GET", "/state/affinity", "who holds how many blocks of prompts",
 	 table_affinity},
+	{"path", NULL, "GET", "/state/path", "which ways answers can take on this machine",
+	 table_path},
 	{"drain", "ENDPOINT", "POST", "/endpoints/%s/drain", "no new requests to it", table_drain},
 	{"undrain", "ENDPOINT", "POST", "/endpoints/%s/undrain", "take it in again", table_drain},
 	{"version", NULL, "GET", "/version", "of the running gateway", table_version},

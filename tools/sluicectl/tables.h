@@ -15,6 +15,7 @@ extern const char *table_endpoint;
 void table_drain(json_t *answer);
 void table_requests(json_t *answer);
 void table_decision(json_t *answer);
+void table_path(json_t *answer);
 void table_version(json_t *answer);
 
 #endif

@@ -30,6 +30,8 @@ struct admin_ops {
 	int (*explain_prompt)(void *arg, struct span body, FILE *f);
 	/* 0, or -ENOENT without an endpoint of that name or address. */
 	int (*set_draining)(void *arg, const char *name, bool draining);
+	/* Writes which paths answers can take here, and why, as a JSON object. */
+	void (*write_path)(void *arg, FILE *f);
 	/* Starts a successor of this process / tells how far that is: JSON objects. -errno: 409. */
 	int (*upgrade)(void *arg, FILE *f);
 	void (*write_upgrade)(void *arg, FILE *f);

@@ -274,6 +274,8 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 		endpoints_answer(cfg, ops, f);
 	} else if (span_eq(path, SPAN("/state/requests"))) {
 		requests_answer(ops, f);
+	} else if (span_eq(path, SPAN("/state/path")) && ops->write_path) {
+		ops->write_path(ops->arg, f);
 	} else if (span_eq(path, SPAN("/state/upgrade")) && ops->write_upgrade) {
 		ops->write_upgrade(ops->arg, f);
 	} else if (span_eq(path, SPAN("/state/affinity")) && ops->write_affinity) {
@@ -288,8 +290,9 @@ static bool plain_route(const struct config *cfg, const struct admin_ops *ops, s
 static bool is_plain(struct span path)
 {
 	static const char *const paths[] = {
-		"/metrics",	    "/healthz",	       "/readyz",	  "/version",
-		"/state/endpoints", "/state/requests", "/state/affinity", "/state/upgrade"};
+		"/metrics",	   "/healthz",	       "/readyz",
+		"/version",	   "/state/endpoints", "/state/requests",
+		"/state/affinity", "/state/upgrade",   "/state/path"};
 
 	for (unsigned int i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
 		if (span_eq(path, span_of_str(paths[i])))

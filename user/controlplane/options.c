@@ -20,6 +20,8 @@ static const struct {
 	const char *help;
 } actions[] = {
 	{"check-config", CONFIG_CHECK, "print the effective configuration as YAML and exit"},
+	{"probe-machine", CONFIG_PROBE,
+	 "try what this machine can do, in namespaces of its own, print it and exit"},
 	{"uninstall", CONFIG_UNINSTALL, "remove every pinned map and program and exit"},
 	{"version", CONFIG_VERSION, "print the version and exit"},
 	{"help", CONFIG_HELP, "print this and exit"},
@@ -189,7 +191,7 @@ int config_parse_args(struct config *cfg, int argc, char *const *argv,
 		err = config_load_file(cfg, cfg->config_file, e);
 	if (!err)
 		err = walk_args(cfg, argc, argv, false, ret_action, e);
-	if (!err && *ret_action != CONFIG_UNINSTALL)
+	if (!err && *ret_action != CONFIG_UNINSTALL && *ret_action != CONFIG_PROBE)
 		err = check_whole(cfg, e);
 	if (err && !e->text[0])
 		usage(e, "%s", strerror(-err));

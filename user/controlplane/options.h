@@ -19,6 +19,7 @@ enum config_action {
 	CONFIG_CHECK,	  /* --check-config: print the effective configuration, exit 0 */
 	CONFIG_HELP,	  /* --help */
 	CONFIG_VERSION,	  /* --version */
+	CONFIG_PROBE,	  /* --probe-machine: what this machine can do, as lines of text */
 	CONFIG_UNINSTALL, /* --uninstall: remove our pins from bpffs, exit */
 };
 

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The features, in the order of their tests and of `sluicectl path`. No guard. */
+FEATURE(KERNEL, "kernel", "Linux 5.15 or newer; 6.6 for tcx")
+FEATURE(CAPABILITIES, "capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are held")
+FEATURE(BTF, "btf", "the kernel's types are there: programs relocate to it")
+FEATURE(BPFFS, "bpffs", "a bpffs to pin in: what runs outlives the agent")
+FEATURE(LOAD, "load", "programs load, and pass the verifier")
+FEATURE(RING_BUFFER, "ring-buffer", "events reach user space by a ring buffer")
+FEATURE(NAMESPACES, "namespaces", "network namespaces for the tests below")
+FEATURE(CLSACT, "clsact", "tc programs attach by clsact (Linux 4.5)")
+FEATURE(TCX, "tcx", "tc programs attach by links (Linux 6.6)")
+FEATURE(TC_REDIRECT, "tc-redirect", "what tc translates and redirects arrives whole, checksums too")
+FEATURE(XDP_GENERIC, "xdp-generic", "TCP arrives whole through generic XDP")
+FEATURE(XDP_NATIVE_VETH, "xdp-native-veth", "TCP arrives whole through native XDP on a veth")
+FEATURE(SK_MSG, "sk-msg", "what one socket sends leaves by another (sockhash, sk_msg)")
+FEATURE(SOCK_OPS, "sock-ops", "acknowledged bytes are told in RTT callbacks: credit")
