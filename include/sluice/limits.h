@@ -102,6 +102,7 @@
 	(256L << 20)	       /* the precise index: blocks are refused; kv_no_room_total */
 #define KV_MODELS_MAX	    64 /* models with a tokenizer: one more stays approximate, logged */
 #define KV_PROMPT_BYTES_MAX (1 << 20) /* longer prompts match by their first bytes only */
+#define KV_HINTS	    4096 /* places whose next blocks a worker remembers; a power of two */
 #define KV_GLUES_MAX                                                                               \
 	256 /* template pieces kept: new tools stay approximate; kv_glues_refused_total */
 #define KV_TOOLS_BYTES_MAX   65536	/* of a request's tools: longer ones stay approximate */

@@ -334,7 +334,7 @@ static uint32_t matched(struct kv_applier *a, const struct kv_out *out, const ch
 	static uint32_t generations[ENDPOINTS_MAX];
 	static uint64_t prefix[KV_PROMPT_BYTES_MAX / KV_CELL_BYTES + 1];
 	uint64_t slots[KV_SLOT_WORDS] = {1};
-	struct kv_prompt p = {out->bytes, out->len, 0, prefix};
+	struct kv_prompt p = {out->bytes, out->len, 0, prefix, NULL};
 
 	p.root = kv_hash_root(kv_index_hash(a->index), SPAN(""),
 			      salt ? kv_extra_fold(0, span_of_str(salt)) : 0);

@@ -130,9 +130,10 @@ static void check_match(int node, bool exact)
 	static struct kv_match got[ENDPOINTS_MAX];
 	static uint32_t generations[ENDPOINTS_MAX];
 	static char bytes[BYTES_MAX + 1];
+	static struct kv_hints hints; /* stale ones, too: other seeds' and evicted blocks' */
 	uint64_t prefix[BYTES_MAX / KV_CELL_BYTES + 2], slots[KV_SLOT_WORDS] = {0};
 	const struct node *x = &nodes[node];
-	struct kv_prompt prompt = {bytes, x->end + 1, root_of(x->root), prefix};
+	struct kv_prompt prompt = {bytes, x->end + 1, root_of(x->root), prefix, &hints};
 
 	memcpy(bytes, x->bytes, x->end);
 	bytes[x->end] = '!';
@@ -322,7 +323,7 @@ static void another_generation_matches_nothing(void **state)
 	struct kv_match got[ENDPOINTS_MAX];
 	uint64_t prefix[1], slots[KV_SLOT_WORDS] = {1 << 3};
 	uint32_t generations[ENDPOINTS_MAX] = {[3] = 8};
-	struct kv_prompt prompt = {"abcd", 4, 0, prefix};
+	struct kv_prompt prompt = {"abcd", 4, 0, prefix, NULL};
 
 	(void)state;
 	begin(1 << 20, 3);
@@ -349,7 +350,7 @@ static void a_block_that_ends_with_the_prompt_does_not_count(void **state)
 	struct kv_match got[ENDPOINTS_MAX];
 	uint64_t prefix[1], slots[KV_SLOT_WORDS] = {1};
 	uint32_t generations[ENDPOINTS_MAX] = {0};
-	struct kv_prompt prompt = {"abcdef", 3, 0, prefix};
+	struct kv_prompt prompt = {"abcdef", 3, 0, prefix, NULL};
 
 	(void)state;
 	begin(1 << 20, 3);
@@ -389,7 +390,7 @@ static void a_wide_fork_is_walked(void **state)
 		assert_int_equal(kv_index_add(ix, &chain, i, 0, text[i], n), 0);
 	}
 	for (unsigned int i = 0; i < 4000; i++) {
-		struct kv_prompt prompt = {text[i], sizeof(text[i]), root_of(0), prefix};
+		struct kv_prompt prompt = {text[i], sizeof(text[i]), root_of(0), prefix, NULL};
 
 		kv_prompt_read(kv_index_hash(ix), &prompt);
 		kv_index_match(ix, &prompt, slots, generations, got);
@@ -406,7 +407,7 @@ static void fingerprints_go_on_from_any_byte(void **state)
 	char text[700];
 	struct kv_hash k;
 	uint64_t prefix[8], whole;
-	struct kv_prompt prompt = {text, sizeof(text), 99, prefix};
+	struct kv_prompt prompt = {text, sizeof(text), 99, prefix, NULL};
 
 	(void)state;
 	rng = 77;
@@ -439,13 +440,14 @@ static void *reader(void *arg)
 {
 	struct kv_match *got = calloc(ENDPOINTS_MAX, sizeof(*got));
 	uint32_t *generations = calloc(ENDPOINTS_MAX, sizeof(*generations));
+	struct kv_hints *hints = aligned_alloc(64, sizeof(*hints));
 	uint64_t prefix[BYTES_MAX / KV_CELL_BYTES + 2], slots[KV_SLOT_WORDS] = {0}, n = 0;
 
 	(void)arg;
 	slots[0] = (1 << ENDPOINTS) - 1;
 	while (!stop) {
 		const struct node *x = &nodes[n++ % NODES];
-		struct kv_prompt prompt = {x->bytes, x->end, root_of(x->root), prefix};
+		struct kv_prompt prompt = {x->bytes, x->end, root_of(x->root), prefix, hints};
 
 		kv_prompt_read(kv_index_hash(ix), &prompt);
 		kv_index_match(ix, &prompt, slots, generations, got);
@@ -456,6 +458,7 @@ static void *reader(void *arg)
 	}
 	free(got);
 	free(generations);
+	free(hints);
 	return NULL;
 }
 

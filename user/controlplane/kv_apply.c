@@ -81,8 +81,10 @@ static void copied(struct kv_applier *a, const struct kv_event *e, enum kv_tier 
 static void removed(struct kv_applier *a, const struct kv_event *e, enum kv_tier tier)
 {
 	for (uint32_t i = 0; i < e->block_count; i++) {
+		if (i + 8 < e->block_count)
+			kv_index_prefetch(a->index, a->slot, tier, e->hashes[i + 8]);
 		if (i + 4 < e->block_count)
-			kv_index_prefetch(a->index, a->slot, tier, e->hashes[i + 4]);
+			kv_index_prefetch_word(a->index, a->slot, tier, e->hashes[i + 4]);
 		a->applied.removed += kv_index_remove(a->index, a->slot, tier, e->hashes[i]) == 0;
 	}
 }

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Big-endian words times powers of 2^64, one Barrett reduction for up to 16 words. */
-#include "kv/kv_hash.h"
+#include "kv/kv_hash_cell.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-typedef unsigned __int128 u128;
 
 static uint64_t mul_mod(uint64_t a, uint64_t b, uint64_t m)
 {
@@ -47,6 +44,24 @@ static bool is_prime(uint64_t n)
 	return true;
 }
 
+/* Digit i of a cell's 32, counted from its first byte, stands in row i / 8, even or odd, i % 8 / 2.
+ */
+static void halves_fill(struct kv_hash *k)
+{
+	uint64_t power = 1;
+
+	for (int i = 31; i >= 0; i--) {
+		k->halves[i / 8][i % 2][i % 8 / 2] = power & ((1u << 29) - 1);
+		k->halves[i / 8][i % 2 + 2][i % 8 / 2] = power >> 29;
+		power = mul_mod(power, 1ULL << 32, k->prime);
+	}
+#if KV_HASH_AVX2
+	k->avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#else
+	k->avx2 = false;
+#endif
+}
+
 void kv_hash_init(struct kv_hash *k, uint64_t seed)
 {
 	uint64_t n = XXH64(&seed, sizeof(seed), 0x6b76);
@@ -60,21 +75,10 @@ void kv_hash_init(struct kv_hash *k, uint64_t seed)
 	k->power[0] = 1;
 	for (unsigned int i = 1; i < 17; i++)
 		k->power[i] = mul_mod(k->power[i - 1], k->fold, n);
-}
-
-/*
- * x < 2^127. One fold leaves y < 2^121; then the quotient from 64 bits of y and of 2^121 / prime
- * is at most 2 too small (Barrett 1986).
- */
-static inline uint64_t reduce(const struct kv_hash *k, u128 x)
-{
-	u128 y = (u128)(uint64_t)(x >> 64) * k->fold + (uint64_t)x;
-	uint64_t q = (uint64_t)((u128)(uint64_t)(y >> 57) * k->inverse >> 64);
-	uint64_t r = (uint64_t)y - q * k->prime;
-
-	r -= r >= k->prime ? k->prime : 0;
-	r -= r >= k->prime ? k->prime : 0;
-	return r;
+	k->shift[0] = 1;
+	for (unsigned int i = 1; i < KV_CELL_BYTES; i++)
+		k->shift[i] = mul_mod(k->shift[i - 1], 256, n);
+	halves_fill(k);
 }
 
 static inline uint64_t word_at(const uint8_t *p)
@@ -86,16 +90,6 @@ static inline uint64_t word_at(const uint8_t *p)
 	w = __builtin_bswap64(w);
 #endif
 	return w;
-}
-
-static inline uint64_t add_words(const struct kv_hash *k, uint64_t h, const uint8_t *p,
-				 unsigned int words)
-{
-	u128 x = (u128)h * k->power[words];
-
-	for (unsigned int i = 0; i < words; i++)
-		x += (u128)word_at(p + 8 * i) * k->power[words - 1 - i];
-	return reduce(k, x);
 }
 
 /* 16 words, spelt out: four sums, so that carries do not wait for each other. */
@@ -113,22 +107,47 @@ static inline uint64_t add_cell(const struct kv_hash *k, uint64_t h, const uint8
 	return reduce(k, a + b + (c + d));
 }
 
+/* The cells of a row, one after the other; prefix may be NULL. */
+static uint64_t add_cells(const struct kv_hash *k, uint64_t h, const uint8_t *p, size_t cells,
+			  uint64_t *prefix)
+{
+	if (KV_HASH_AVX2 && k->avx2)
+		return kv_cells_avx2(k, h, p, cells, prefix);
+	for (size_t i = 0; i < cells; i++) {
+		h = add_cell(k, h, p + i * KV_CELL_BYTES);
+		if (prefix)
+			prefix[i] = h;
+	}
+	return h;
+}
+
 uint64_t kv_hash_add(const struct kv_hash *k, uint64_t h, const void *bytes, size_t n)
 {
 	const uint8_t *p = bytes;
-	uint64_t tail = 0;
+	size_t cells = n / KV_CELL_BYTES;
+	unsigned int words, rest;
+	uint64_t first = 0;
+	u128 x;
 
-	for (; n >= 128; n -= 128, p += 128)
-		h = add_cell(k, h, p);
-	if (n >= 8)
-		h = add_words(k, h, p, (unsigned int)n / 8);
-	p += n & ~7ULL;
-	n &= 7;
+	if (cells)
+		h = add_cells(k, h, p, cells, NULL);
+	p += cells * KV_CELL_BYTES;
+	n %= KV_CELL_BYTES;
 	if (!n)
 		return h;
-	for (size_t i = 0; i < n; i++)
-		tail = tail << 8 | p[i];
-	return reduce(k, ((u128)h << (8 * n)) + tail);
+	/* The odd bytes go first, so that the words stand at whole powers. */
+	words = (unsigned int)n / 8;
+	rest = n & 7;
+	if (words && rest)
+		first = word_at(p) >> (64 - 8 * rest);
+	else
+		for (unsigned int i = 0; i < rest; i++)
+			first = first << 8 | p[i];
+	p += rest;
+	x = (u128)h * k->shift[n] + (u128)first * k->power[words];
+	for (; words; words--, p += 8)
+		x += (u128)word_at(p) * k->power[words - 1];
+	return reduce(k, x);
 }
 
 uint64_t kv_hash_root(const struct kv_hash *k, struct span adapter, uint64_t extra)
@@ -153,14 +172,8 @@ uint64_t kv_hash_part(const struct kv_hash *k, uint64_t h, uint64_t extra)
 
 void kv_prompt_read(const struct kv_hash *k, struct kv_prompt *p)
 {
-	uint64_t h = p->root;
-	uint32_t cells = p->len / KV_CELL_BYTES;
-
-	p->prefix[0] = h;
-	for (uint32_t i = 0; i < cells; i++) {
-		h = add_cell(k, h, (const uint8_t *)p->bytes + (size_t)i * KV_CELL_BYTES);
-		p->prefix[i + 1] = h;
-	}
+	p->prefix[0] = p->root;
+	add_cells(k, p->root, (const uint8_t *)p->bytes, p->len / KV_CELL_BYTES, p->prefix + 1);
 }
 
 uint64_t kv_prompt_at(const struct kv_hash *k, const struct kv_prompt *p, uint32_t end)

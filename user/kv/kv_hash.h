@@ -10,11 +10,13 @@
  * What a chained hash of blocks cannot do: a fingerprint goes on from any byte with nothing but
  * itself (58 bits) as state, so blocks may end anywhere, and one pass over a prompt, done as it
  * is received, gives the fingerprint of every prefix for at most 127 more bytes of work.
- * 16 products a step without a dependence among them: about as fast as memory, no intrinsics.
+ * 16 products a step without a dependence among them, or 64 of half their size where the machine
+ * has AVX2 (kv_hash_avx2.c): the same fingerprints.
  */
 #ifndef SLUICE_KV_KV_HASH_H
 #define SLUICE_KV_KV_HASH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +26,14 @@
 #define KV_HASH_BITS  58
 
 struct kv_hash {
-	uint64_t prime;	    /* of 58 bits */
-	uint64_t inverse;   /* 2^121 / prime */
-	uint64_t fold;	    /* 2^64 mod prime */
-	uint64_t power[17]; /* 2^(64 i) mod prime */
+	uint64_t prime;		       /* of 58 bits */
+	uint64_t inverse;	       /* 2^121 / prime */
+	uint64_t fold;		       /* 2^64 mod prime */
+	uint64_t power[17];	       /* 2^(64 i) mod prime */
+	uint64_t shift[KV_CELL_BYTES]; /* 2^(8 i) mod prime */
+	bool avx2;		       /* the machine has it */
+	/* 2^(32 i) mod prime, in two halves of 29 bits, as kv_hash_avx2.c loads them */
+	uint64_t halves[4][4][4];
 };
 
 /* Draws the prime from seed: equal seeds, equal fingerprints. */
@@ -53,7 +59,8 @@ struct kv_prompt {
 	const char *bytes;
 	uint32_t len;
 	uint64_t root;
-	uint64_t *prefix; /* room for len / KV_CELL_BYTES + 1 */
+	uint64_t *prefix;	/* room for len / KV_CELL_BYTES + 1 */
+	struct kv_hints *hints; /* of walks before (kv_index.h); may be NULL */
 };
 
 /* Fills prefix from bytes, len and root. */

@@ -102,10 +102,30 @@ int kv_index_copy(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_
 int kv_index_remove(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash);
 /* That block will be asked for soon: its memory is fetched meanwhile. */
 void kv_index_prefetch(const struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash);
+/* The second half of it, a few blocks later: what the first half brought names the rest. */
+void kv_index_prefetch_word(const struct kv_index *ix, uint16_t slot, enum kv_tier tier,
+			    uint64_t hash);
 /* Sweeps up to n places for pairs of forgotten endpoints. */
 void kv_index_sweep(struct kv_index *ix, uint32_t n);
 
 /* ---- any thread ---- */
+
+/*
+ * How walks went before, one thread's: which blocks came next behind a place. Blocks name only the
+ * one that follows them, so that a walk waits for memory at each; with this it asks for many at a
+ * time, after one comparison of fingerprints: equal ones at the last of them are equal prompts up
+ * to there. Who holds them is looked up as ever. All zero at first.
+ */
+#define KV_HINT_BLOCKS 28
+
+struct kv_hints {
+	uint64_t key[KV_HINTS]; /* fingerprint of the place */
+	struct kv_hint {
+		uint16_t length[KV_HINT_BLOCKS]; /* 0: no more */
+		uint64_t h[KV_HINT_BLOCKS];	 /* at the blocks' ends */
+	} __attribute__((aligned(64))) hint[KV_HINTS];
+	uint32_t turn; /* of four that could stand in one place, which goes next */
+};
 
 struct kv_match {
 	bool known;	     /* its events are heard: the figures mean something */

@@ -3,7 +3,7 @@
  * How long the blocks behind a fork are. A record holds LENGTHS_EACH lengths of one place; once it
  * is full, further children are found by what they have in common for the next 4, 12, … bytes.
  * Records are advice: a reader that sees a stale one tries a length in vain; when a set has no
- * room the record that was written longest ago goes, counted.
+ * room the record that was written or read longest ago goes, counted.
  */
 #include "kv/kv_table.h"
 
@@ -27,7 +27,7 @@ static struct kv_lengths *find(const struct kv_index *ix, uint64_t key)
 /* Coarse time of writes, in 6 bits. */
 static uint64_t age_now(const struct kv_index *ix)
 {
-	return ix->writes >> 16 & 63;
+	return figure_read(&ix->writes) >> 16 & 63;
 }
 
 static struct kv_lengths *make(struct kv_index *ix, uint64_t key)
@@ -44,7 +44,7 @@ static struct kv_lengths *make(struct kv_index *ix, uint64_t key)
 			oldest = &set[i];
 		}
 	}
-	if (oldest->key)
+	if (figure_read(&oldest->key))
 		figure_add(&ix->stats.lengths_dropped, 1);
 	figure_write(&oldest->key, 0);
 	for (unsigned int i = 0; i < LENGTHS_EACH; i++)
@@ -56,9 +56,10 @@ static struct kv_lengths *make(struct kv_index *ix, uint64_t key)
 /* True if the record holds the length now; false: it is full. */
 static bool put(struct kv_index *ix, struct kv_lengths *r, uint16_t length)
 {
-	uint64_t key = state_h(r->key) | age_now(ix) << KV_HASH_BITS;
+	uint64_t old = figure_read(&r->key); /* readers make it younger */
+	uint64_t key = state_h(old) | age_now(ix) << KV_HASH_BITS;
 
-	if (r->key != key)
+	if (old != key)
 		word_write(&r->key, key);
 	for (unsigned int i = 0; i < LENGTHS_EACH; i++) {
 		if (r->length[i] == length)
@@ -96,6 +97,20 @@ void kv_lengths_add(struct kv_index *ix, uint64_t h, uint32_t length, const void
 	figure_add(&ix->stats.lengths_refused, 1);
 }
 
+/*
+ * A record that a prompt came by is worth as much as one that was written: it becomes young again.
+ * Readers do that without waiting; if the writer just changed the record, it stays as it is.
+ */
+static void touch(const struct kv_index *ix, const struct kv_lengths *r, uint64_t key)
+{
+	uint64_t old = figure_read(&r->key);
+	uint64_t young = key | age_now(ix) << KV_HASH_BITS;
+
+	if (old != young && state_h(old) == key)
+		__atomic_compare_exchange_n((uint64_t *)&r->key, &old, young, false,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
 uint32_t kv_lengths_get(const struct kv_index *ix, const struct kv_prompt *prompt, uint32_t pos,
 			uint64_t h, uint16_t ret[KV_LENGTHS_MAX])
 {
@@ -110,6 +125,8 @@ uint32_t kv_lengths_get(const struct kv_index *ix, const struct kv_prompt *promp
 		if (level)
 			h = kv_prompt_at(&ix->hash, prompt, pos + splits[level]);
 		r = find(ix, level_key(ix, h, level));
+		if (r)
+			touch(ix, r, level_key(ix, h, level));
 		for (; r && i < LENGTHS_EACH; i++) {
 			ret[n] = figure_read(&r->length[i]);
 			if (!ret[n])

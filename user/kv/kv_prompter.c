@@ -24,7 +24,8 @@ int kv_prompter_init(struct kv_prompter *p, const struct kv_index *index, struct
 	p->raw = reserve(KV_RAW_BYTES_MAX);
 	p->bytes = reserve(KV_PROMPT_BYTES_MAX);
 	p->prefix = reserve(PREFIX_BYTES);
-	return p->raw && p->bytes && p->prefix ? 0 : -ENOMEM;
+	p->hints = reserve(sizeof(*p->hints));
+	return p->raw && p->bytes && p->prefix && p->hints ? 0 : -ENOMEM;
 }
 
 void kv_prompter_fini(struct kv_prompter *p)
@@ -35,6 +36,8 @@ void kv_prompter_fini(struct kv_prompter *p)
 		munmap(p->bytes, KV_PROMPT_BYTES_MAX);
 	if (p->prefix)
 		munmap(p->prefix, PREFIX_BYTES);
+	if (p->hints)
+		munmap(p->hints, sizeof(*p->hints));
 	*p = (struct kv_prompter){0};
 }
 
@@ -57,6 +60,7 @@ bool kv_prompter_read(struct kv_prompter *p, const struct kv_wanted *w, struct k
 		.root = kv_hash_root(kv_index_hash(p->index), w->adapter,
 				     kv_salt_extra(w->cache_salt)),
 		.prefix = p->prefix,
+		.hints = p->hints,
 	};
 	kv_prompt_read(kv_index_hash(p->index), ret);
 	p->losses = &model->losses;

@@ -16,6 +16,7 @@ struct kv_prompter {
 	struct kv_models *models;
 	char *raw, *bytes; /* raw: KV_RAW_BYTES_MAX, of members that span buffers */
 	uint64_t *prefix;
+	struct kv_hints *hints;
 	uint32_t raw_len;
 };
 

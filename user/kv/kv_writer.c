@@ -337,7 +337,7 @@ int kv_index_add(struct kv_index *ix, struct kv_chain *c, uint64_t hash, uint64_
 	struct kv_pair *p;
 	int err = n ? 0 : -EINVAL;
 
-	ix->writes++;
+	figure_add(&ix->writes, 1);
 	if (ix->dying)
 		kv_index_sweep(ix, 4); /* moves pairs */
 	__builtin_prefetch(&ix->pairs[key_home(ix, key)]);
@@ -378,7 +378,7 @@ int kv_index_copy(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_
 		return unknown(ix);
 	own = pair_place(ix, pair_key(owner, hash));
 	other = pair_find(ix, pair_key(owner ^ OWNER_CPU, hash));
-	ix->writes++;
+	figure_add(&ix->writes, 1);
 	if (own->state) {
 		if (state_count(own->state) < COUNT_MAX)
 			own->state += 1ULL << KV_HASH_BITS;
@@ -431,12 +431,25 @@ void kv_index_prefetch(const struct kv_index *ix, uint16_t slot, enum kv_tier ti
 		__builtin_prefetch(&ix->pairs[key_home(ix, pair_key(owner, hash))]);
 }
 
+void kv_index_prefetch_word(const struct kv_index *ix, uint16_t slot, enum kv_tier tier,
+			    uint64_t hash)
+{
+	const struct kv_pair *p;
+	uint16_t owner;
+
+	if (!owner_get(ix, slot, tier, &owner))
+		return;
+	p = pair_find(ix, pair_key(owner, hash));
+	if (p)
+		__builtin_prefetch(&ix->lines[kv_walk_begin(ix, state_h(p->state)).line]);
+}
+
 int kv_index_remove(struct kv_index *ix, uint16_t slot, enum kv_tier tier, uint64_t hash)
 {
 	uint16_t owner;
 	struct kv_pair *p;
 
-	ix->writes++;
+	figure_add(&ix->writes, 1);
 	if (ix->dying)
 		kv_index_sweep(ix, 4);
 	if (!owner_get(ix, slot, tier, &owner))
