@@ -74,12 +74,15 @@ static int skeleton_load(struct guard *g)
 	return err ? err : guard_bpf__load(g->skel);
 }
 
-/* Pins of another layout stand in the way once: they are replaced, and that is said. */
+/*
+ * Pins of another layout (-EINVAL by libbpf) stand in the way once: they are replaced, and that is
+ * said. Any other failure, such as a missing right, must not cost the node its deny list.
+ */
 static int program_load(struct guard *g)
 {
 	int err = skeleton_load(g);
 
-	if (!err || err == -EPERM)
+	if (err != -EINVAL)
 		return err;
 	guard_bpf__destroy(g->skel);
 	log_warn("guard: the pinned maps do not fit, new ones take their place");

@@ -117,10 +117,12 @@ static void log_path(const char *name, enum machine_state state, enum machine_fe
 {
 	if (state == MACHINE_YES)
 		log_info("this machine can %s", name);
+	else if (state == MACHINE_NO)
+		log_info("this machine cannot %s (%s): answers are relayed", name,
+			 machine_feature_name(lacks));
 	else
-		log_info("this machine cannot %s, answers are relayed: %s: %s", name,
-			 machine_feature_name(lacks),
-			 state == MACHINE_NO ? "no" : "could not be tested");
+		log_info("this machine may be able to %s: %s could not be tested", name,
+			 machine_feature_name(lacks));
 }
 
 static void *machine_run(void *arg)

@@ -187,25 +187,23 @@ static enum machine_state socket_ops_in(struct probe_context *ctx, const char *d
 {
 	int fd __cleanup(fd_close) = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct sluice_probe state = {0};
-	int err = fd < 0 ? -errno : cgroup_join(dir);
+	int err = fd < 0 ? -errno : socket_ops_try(ctx, fd, &state);
 
-	if (err)
-		return probe_says(MACHINE_UNKNOWN, found, "%s cannot be joined: %s", dir,
-				  strerror(-err));
-	err = socket_ops_try(ctx, fd, &state);
 	if (err)
 		return probe_says(MACHINE_NO, found, "%s", strerror(-err));
 	if (state.sockets < 2 || !state.acknowledged)
 		return probe_says(
 			MACHINE_NO, found, "connections seen %llu, bytes acknowledged %llu",
 			(unsigned long long)state.sockets, (unsigned long long)state.acknowledged);
-	return probe_says(MACHINE_YES, found, "in a cgroup of the test's own");
+	return probe_says(MACHINE_YES, found, "in %s", dir);
 }
 
 enum machine_state probe_sock_ops(struct probe_context *ctx, char *found)
 {
 	char mount[PATH_MAX_ / 4], own[PATH_MAX_ / 4], dir[PATH_MAX_ / 2], back[PATH_MAX_];
+	char events[PATH_MAX_ + 16];
 	enum machine_state state;
+	int err;
 
 	if (untestable(ctx, found))
 		return MACHINE_UNKNOWN;
@@ -213,10 +211,17 @@ enum machine_state probe_sock_ops(struct probe_context *ctx, char *found)
 		return probe_says(MACHINE_NO, found, "no cgroup v2 is mounted");
 	snprintf(dir, sizeof(dir), "%s/" PROBE_CGROUP "%d", mount, (int)getpid());
 	snprintf(back, sizeof(back), "%s%s", mount, own);
-	if (mkdir(dir, 0700))
+	snprintf(events, sizeof(events), "%s/cgroup.events", back);
+	err = mkdir(dir, 0700) ? -errno : 0;
+	if (err && access(events, F_OK) == 0) /* not the root's: only this service is in it */
+		return socket_ops_in(ctx, back, found);
+	if (err)
 		return probe_says(MACHINE_UNKNOWN, found, "no cgroup can be made at %s: %s", mount,
-				  strerror(errno));
-	state = socket_ops_in(ctx, dir, found);
+				  strerror(-err));
+	err = cgroup_join(dir);
+	state = err ? probe_says(MACHINE_UNKNOWN, found, "%s cannot be joined: %s", dir,
+				 strerror(-err))
+		    : socket_ops_in(ctx, dir, found);
 	cgroup_join(back);
 	rmdir(dir);
 	return state;
