@@ -347,6 +347,16 @@ static void interfaces_init(struct agent *a)
 		log_warn("interfaces cannot be followed: %s", strerror(-err));
 }
 
+static void drained_give(struct agent *a, struct handover *h)
+{
+	struct endpoint_snapshot *snap = store_snapshot(a->store);
+
+	for (uint32_t v = 0; v < snap->view_count; v++)
+		if (snap->views[v]->draining)
+			handover_give(h, FD_PASS_DRAINED, snap->views[v]->name, -1);
+	snapshot_put(snap);
+}
+
 /* What a successor is given. */
 static void sockets_give(void *arg, struct handover *h)
 {
@@ -360,6 +370,7 @@ static void sockets_give(void *arg, struct handover *h)
 		for (unsigned int k = 0; k < n; k++)
 			handover_give(h, FD_PASS_LISTEN, addresses[k], fds[k]);
 	}
+	drained_give(a, h);
 	if (a->admin)
 		handover_give(h, FD_PASS_ADMIN, a->cfg.admin, admin_socket(a->admin));
 	if (bpf_sync_lock_fd(a->maps) >= 0)
@@ -373,6 +384,10 @@ static void predecessor_wait(struct agent *a)
 
 	while (a->heritage.channel_fd >= 0 && !all_known(a) && clock_mono_ns() < until)
 		usleep(5000);
+	for (unsigned int i = 0; i < a->heritage.drained_count; i++)
+		if (store_drain(a->store, a->heritage.drained[i]))
+			log_warn("%s was drained, and is not known any more",
+				 a->heritage.drained[i]);
 }
 
 /* From now on we serve: whoever was before us may go, whoever comes after us may ask. */
@@ -468,6 +483,7 @@ static void agent_hand_over(struct agent *a, const sigset_t *signals)
 	service_notify(state);
 	for (unsigned int i = 0; i < a->worker_count; i++)
 		worker_hand_over(&a->workers[i], handover_channel(a->handover));
+	kv_service_deafen(a->kv);
 	admin_hand_over(a->admin);
 	a->admin = NULL;
 	while (!all_idle(a) && clock_mono_ns() < until) {

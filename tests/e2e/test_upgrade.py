@@ -13,8 +13,8 @@ import tempfile
 import threading
 import time
 
-from harness import (BIN, DEADLINE_S, SLUICED, SOAK, Gateway, Process, Sim, Skip, chat, eventually,
-                     free_port, get, main, post)
+from harness import (BIN, DEADLINE_S, ROOT, SLUICED, SOAK, Gateway, Process, Sim, Skip, chat,
+                     eventually, free_port, get, main, post)
 
 PATH = "/v1/chat/completions"
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: successors end as our children
@@ -264,6 +264,30 @@ def test_a_successor_that_cannot_start_changes_nothing():
             f.truncate(0)
             line.upgrade()
             assert post(line.port, PATH, chat()).status == 200
+
+
+def test_a_drained_endpoint_stays_drained():
+    with Sim(instances=2) as sim, Line(sim.endpoints) as line:
+        line.ctl("drain", sim.endpoints[0])
+        line.upgrade()
+        states = {e["address"]: e["state"] for e in json.loads(
+            get(line.admin, "/state/endpoints").body)["endpoints"]}
+        assert states == dict(zip(sim.endpoints, ("draining", "ready"))), states
+
+
+def test_engines_that_publish_their_kv_events_to_us_find_the_successor():
+    tokenizer = os.path.join(ROOT, "tests", "data", "tokenizer", "tiny4000.json")
+    bind, number = f"tcp://127.0.0.1:{free_port()}", iter(range(10 ** 6))
+    with Sim("--tokenizer", tokenizer, "--block-size", "16", "--hide-event-sources",
+             "--zmq-endpoint", bind, "--zmq-connect") as sim:
+        with Line(sim.endpoints, "--tokenizer", f"tiny={tokenizer}",
+                  "--kv-events-bind", bind) as line:
+            def heard():
+                post(line.port, PATH, chat(f"words of request {next(number)} " * 20))
+                return line_metric(line, "sluice_kv_endpoint_blocks") > 0
+            eventually("events arrive", heard)
+            assert line.ended(line.upgrade()) == 0
+            eventually("and again, at the successor", heard)
 
 
 def test_sigusr2_does_the_same():

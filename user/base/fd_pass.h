@@ -22,6 +22,7 @@ enum fd_pass_kind {
 	FD_PASS_END,	   /* nothing more but clients */
 	FD_PASS_READY,	   /* successor: I serve; value: pid */
 	FD_PASS_CLIENT,	   /* predecessor: an idle connection of a client */
+	FD_PASS_DRAINED,   /* predecessor: an operator drained the endpoint text */
 };
 
 struct fd_pass {

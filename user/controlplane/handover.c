@@ -163,13 +163,13 @@ static void accept_successor(struct handover *h)
 	begin(h, fd, 0);
 }
 
-void handover_give(struct handover *h, uint32_t kind, const char *address, int fd)
+void handover_give(struct handover *h, uint32_t kind, const char *text, int fd)
 {
 	struct fd_pass record = {.kind = kind};
 	int err;
 
-	snprintf(record.text, sizeof(record.text), "%s", address);
-	err = fd_pass_send(h->channel_fd, &record, &fd, 1);
+	snprintf(record.text, sizeof(record.text), "%s", text);
+	err = fd_pass_send(h->channel_fd, &record, &fd, fd >= 0);
 	if (err && !h->give_err)
 		h->give_err = err;
 }

@@ -32,6 +32,8 @@ struct heritage {
 	int channel_fd; /* -1: nobody was before us */
 	int lock_fd;	/* of the pin directory, -1 none */
 	struct inherited sockets;
+	unsigned int drained_count; /* endpoints that an operator drained */
+	char drained[ENDPOINTS_MAX][ENDPOINT_NAME_MAX];
 };
 
 /*
@@ -61,8 +63,11 @@ int handover_new(char *const *argv, const struct handover_ops *ops, struct hando
 int handover_listen(struct handover *h, const struct config *cfg);
 /* Closes; removes the socket's name unless a successor serves. NULL is fine. */
 void handover_close(struct handover *h);
-/* From ops->sockets. kind: FD_PASS_LISTEN, FD_PASS_ADMIN or FD_PASS_LOCK. address may be "". */
-void handover_give(struct handover *h, uint32_t kind, const char *address, int fd);
+/*
+ * From ops->sockets. kind: FD_PASS_LISTEN, FD_PASS_ADMIN, FD_PASS_LOCK, or FD_PASS_DRAINED without
+ * a descriptor (-1). text may be "".
+ */
+void handover_give(struct handover *h, uint32_t kind, const char *text, int fd);
 /* Again and again, on one thread: true once a successor serves. */
 bool handover_tick(struct handover *h);
 /* Starts our own program again. -EALREADY; -EPERM for process 1. Any thread. */

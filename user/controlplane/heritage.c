@@ -114,6 +114,8 @@ static int channel_open(const struct config *cfg)
 static void record_take(struct heritage *h, const struct fd_pass *record, const int *fds,
 			unsigned int count)
 {
+	if (record->kind == FD_PASS_DRAINED && h->drained_count < ENDPOINTS_MAX)
+		snprintf(h->drained[h->drained_count++], ENDPOINT_NAME_MAX, "%.63s", record->text);
 	for (unsigned int i = 0; i < count; i++) {
 		if (record->kind == FD_PASS_LISTEN || record->kind == FD_PASS_ADMIN)
 			inherited_add(&h->sockets, record->text, fds[i]);
@@ -156,7 +158,7 @@ int handover_receive(const struct config *cfg, struct heritage *h)
 	int err;
 
 	h->lock_fd = -1;
-	h->sockets.count = 0;
+	h->sockets.count = h->drained_count = 0;
 	h->channel_fd = channel_open(cfg);
 	if (h->channel_fd < 0) {
 		service_sockets(h);

@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "base/msgpack.h"
 #include "controlplane/kv_apply.h"
+#include "controlplane/kv_bind.h"
 #include "controlplane/kv_stream.h"
 
 #define SYNC_MS		  100
@@ -590,7 +591,7 @@ static void *run(void *arg)
 
 static int bind_sub(struct kv_listener *l, const char *address)
 {
-	int linger = 0, ipv6 = 1;
+	int linger = 0, ipv6 = 1, fd;
 	int64_t bytes_max = KV_MESSAGE_BYTES_MAX;
 
 	if (!address || !*address)
@@ -602,6 +603,9 @@ static int bind_sub(struct kv_listener *l, const char *address)
 	zmq_setsockopt(l->bound_sub, ZMQ_IPV6, &ipv6, sizeof(ipv6));
 	zmq_setsockopt(l->bound_sub, ZMQ_MAXMSGSIZE, &bytes_max, sizeof(bytes_max));
 	zmq_setsockopt(l->bound_sub, ZMQ_SUBSCRIBE, "", 0);
+	fd = kv_bind_socket(address);
+	if (fd >= 0)
+		zmq_setsockopt(l->bound_sub, ZMQ_USE_FD, &fd, sizeof(fd));
 	if (zmq_bind(l->bound_sub, address) < 0) {
 		log_error("kv-events-bind %s: %s", address, zmq_strerror(zmq_errno()));
 		return -EADDRNOTAVAIL;

@@ -76,12 +76,21 @@ int kv_service_new(const struct config *config, struct store *store, struct kv_s
 	return err;
 }
 
-void kv_service_free(struct kv_service *s)
+void kv_service_deafen(struct kv_service *s)
 {
 	if (!s)
 		return;
 	kv_learner_stop(s->learner);
 	kv_listener_stop(s->listener);
+	s->learner = NULL;
+	s->listener = NULL;
+}
+
+void kv_service_free(struct kv_service *s)
+{
+	if (!s)
+		return;
+	kv_service_deafen(s);
 	kv_index_free(s->shared.index);
 	kv_models_free(s->shared.models);
 	free(s);

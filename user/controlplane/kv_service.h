@@ -22,6 +22,8 @@ struct kv_service;
  */
 int kv_service_new(const struct config *config, struct store *store, struct kv_service **ret,
 		   char *ret_error, size_t error_bytes);
+/* A successor hears the engines from now on; what is known stays until the end. NULL is fine. */
+void kv_service_deafen(struct kv_service *s);
 /* Ends both threads. Workers must have ended before. NULL is fine. */
 void kv_service_free(struct kv_service *s);
 
