@@ -99,10 +99,12 @@
 #define KV_SOURCES_MAX                                                                             \
 	2048 /* engines' event sockets: one more is not heard; kv_sources_refused_total */
 #define KV_INDEX_BYTES_MAX                                                                         \
-	(256L << 20)	       /* the precise index: blocks are refused; kv_no_room_total */
-#define KV_MODELS_MAX	    64 /* models with a tokenizer: one more stays approximate, logged */
-#define KV_PROMPT_BYTES_MAX (1 << 20) /* longer prompts match by their first bytes only */
-#define KV_HINTS	    4096 /* places whose next blocks a worker remembers; a power of two */
+	(256L << 20)		 /* the precise index: blocks are refused; kv_no_room_total */
+#define KV_MODELS_MAX	      64 /* models with a tokenizer: one more stays approximate, logged */
+#define KV_PROMPT_BYTES_MAX   (1 << 20) /* longer prompts match by their first bytes only */
+#define KV_TENANTS_MAX	      64 /* of a model, whose lost bytes are told apart; more: only in its sum */
+#define TENANT_NAME_BYTES_MAX 64   /* longer names are cut where losses are told */
+#define KV_HINTS	      4096 /* places whose next blocks a worker remembers; a power of two */
 #define KV_GLUES_MAX                                                                               \
 	256 /* template pieces kept: new tools stay approximate; kv_glues_refused_total */
 #define KV_TOOLS_BYTES_MAX   65536	/* of a request's tools: longer ones stay approximate */

@@ -303,6 +303,26 @@ def test_sluicectl_tells_who_holds_how_much_of_a_prompt():
         assert "approximately" in ctl(gw, {**chat(), "tools": [{"x": "y" * 20}]})
 
 
+def test_a_prompt_may_be_asked_about_as_text():
+    words = "a careful plan keeps its promises " * 12
+    with Engines(instances=1) as sims, gateway(sims) as gw:
+        def ctl(*more, fails=False):
+            done = subprocess.run([os.path.join(BIN, "sluicectl"), "--admin",
+                                   f"127.0.0.1:{gw.admin}", "affinity", *more],
+                                  capture_output=True, text=True, timeout=20)
+            assert (done.returncode != 0) == fails, done
+            return done.stderr if fails else done.stdout
+        assert "never seen" in ctl("--prompt", words) or "holds nothing" in ctl("--prompt", words)
+        send(gw, {**chat(words), "max_tokens": 1}, "a")
+        caught_up(gw, sims)
+        said = json.loads(ctl("--prompt", words, "--json"))
+        assert said["model"] == "tiny" and said["precise"], said
+        assert said["endpoints"][0]["blocks"] == sims.blocks()[0], said
+        assert said["endpoints"][0]["bytes"] > len(words) * .9, said
+        assert "unknown model" in ctl("--prompt", words, "--model", "other")
+        assert "not set" not in ctl("--prompt", json.dumps(chat(words)))
+
+
 def test_the_lost_share_is_told_by_cause():
     rng = random.Random(15)
     shared = text(rng, 60)
@@ -318,6 +338,17 @@ def test_the_lost_share_is_told_by_cause():
         told = subprocess.run([os.path.join(BIN, "sluicectl"), "--admin", f"127.0.0.1:{gw.admin}",
                                "affinity"], capture_output=True, text=True, timeout=20).stdout
         assert "1 prompts part from what is known at byte" in told, told
+        for tenant, count in (("team-a", 2), ("team-b", 1)):
+            for n in range(count):
+                body = chat(f"{shared} {tenant} {n} goes on differently " * 8)
+                assert post(gw.port, PATH, body, headers={
+                    "x-llm-d-inference-fairness-id": tenant}).status == 200
+        model = get(gw.admin, "/state/affinity").json()["models"][0]
+        tenants = {t["name"]: t for t in model["tenants"]}
+        assert tenants["team-a"]["prompts"] == 2 and tenants["team-b"]["prompts"] == 1, model
+        assert tenants["default-flow"]["prompts"] == 2, model
+        assert sum(t["hit"] for t in tenants.values()) == model["hit"] > 0, model
+        assert model["differs_mostly_at"] >= len(shared), model
 
 
 main(globals())

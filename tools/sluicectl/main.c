@@ -50,14 +50,15 @@ static char *admin = "127.0.0.1:9090";
 static char *bpffs_dir = "/sys/fs/bpf/sluice";
 static const char *words[WORDS_MAX];
 static bool raw, quiet;
-static char *prompt_file, *endpoint_name;
+static char *prompt_arg, *endpoint_name, *model_name;
 static double interval_ms = 1000;
 static unsigned int rounds;
 
 static const struct flag rows[] = {
 	{"admin", "ADDR", FLAG_TEXT, &admin, "HOST:PORT or unix:/PATH of the gateway's admin port"},
-	{"prompt", "FILE", FLAG_TEXT, &prompt_file,
-	 "affinity: of this request body; -: standard input"},
+	{"prompt", "FILE|TEXT", FLAG_TEXT, &prompt_arg,
+	 "affinity: of this request body, or of this text as a user's message; -: standard input"},
+	{"model", "NAME", FLAG_TEXT, &model_name, "affinity --prompt: asked of this model"},
 	{"endpoint", "NAME", FLAG_TEXT, &endpoint_name, "affinity --prompt: only this one"},
 	{"json", NULL, FLAG_BOOL, &raw, "print the gateway's answer as it is"},
 	{"bpffs-dir", "DIR", FLAG_TEXT, &bpffs_dir, "where guard finds its maps"},
@@ -247,26 +248,90 @@ static int run(const struct command *c, const char *argument)
 	return status;
 }
 
+/* What --prompt names: a file's contents, standard input's, or the argument itself. free() it. */
+static char *prompt_text(size_t *ret_len)
+{
+	FILE *f = strcmp(prompt_arg, "-") == 0 ? stdin : fopen(prompt_arg, "re");
+	char *bytes = malloc(ADMIN_BODY_BYTES_MAX);
+
+	if (!bytes)
+		abort();
+	if (f) {
+		*ret_len = fread(bytes, 1, ADMIN_BODY_BYTES_MAX, f);
+	} else {
+		*ret_len = strnlen(prompt_arg, ADMIN_BODY_BYTES_MAX);
+		memcpy(bytes, prompt_arg, *ret_len);
+	}
+	if (f && f != stdin)
+		fclose(f);
+	return bytes;
+}
+
+/* The model that the gateway has a tokenizer for, if it is the only one. free() it. */
+static char *only_model(void)
+{
+	struct span body;
+	char *text = NULL, *name = NULL;
+	json_t *json, *models;
+
+	if (exchange("GET", "/state/affinity", span_of(NULL, 0), &text, &body) == 200) {
+		json = json_loadb(body.ptr, body.len, 0, NULL);
+		models = json_object_get(json, "models");
+		if (json_array_size(models) == 1)
+			name = strdup(json_string_value(
+				json_object_get(json_array_get(models, 0), "name")));
+		json_decref(json);
+	}
+	free(text);
+	return name;
+}
+
+/* The request to ask about: JSON as it is, other text as what a user says. NULL: cannot be made. */
+static char *prompt_request(void)
+{
+	size_t len;
+	char *bytes = prompt_text(&len), *whole, *only = NULL;
+	json_t *body = json_loadb(bytes, len, JSON_ALLOW_NUL, NULL);
+
+	if (json_string_length(json_object_get(body, "model")) && !model_name) {
+		json_decref(body);
+		bytes[len < ADMIN_BODY_BYTES_MAX ? len : len - 1] = '\0';
+		return bytes; /* as it is: tools are known by their very bytes */
+	}
+	if (!json_is_object(body)) {
+		json_decref(body);
+		body = json_pack("{s:[{s:s,s:o}]}", "messages", "role", "user", "content",
+				 json_stringn(bytes, len));
+		if (!body)
+			fprintf(stderr, "sluicectl: %s: no text in UTF-8\n", prompt_arg);
+	}
+	free(bytes);
+	if (body && !model_name && !json_object_get(body, "model"))
+		only = only_model();
+	if (model_name || only)
+		json_object_set_new(body, "model", json_string(model_name ? model_name : only));
+	free(only);
+	if (body && !json_object_get(body, "model"))
+		fprintf(stderr,
+			"sluicectl: --model is needed: the prompt names none, and the gateway "
+			"has not one tokenizer only\n");
+	whole = json_object_get(body, "model") ? json_dumps(body, JSON_COMPACT) : NULL;
+	json_decref(body);
+	return whole;
+}
+
 /* affinity --prompt: who holds how much of it. */
 static int prompt_explain(void)
 {
 	static const struct command prompt = {.print = table_prompt};
-	FILE *f = strcmp(prompt_file, "-") == 0 ? stdin : fopen(prompt_file, "r");
-	char *request = malloc(ADMIN_BODY_BYTES_MAX), *text = NULL;
+	char *request = prompt_request(), *text = NULL;
 	struct span body;
-	size_t n;
 	int status;
 
-	if (!f || !request) {
-		fprintf(stderr, "sluicectl: %s: %s\n", prompt_file, strerror(errno));
-		free(request);
+	if (!request)
 		return 1;
-	}
-	n = fread(request, 1, ADMIN_BODY_BYTES_MAX, f);
-	if (f != stdin)
-		fclose(f);
 	table_endpoint = endpoint_name;
-	status = exchange("POST", "/state/affinity/prompt", span_of(request, n), &text, &body);
+	status = exchange("POST", "/state/affinity/prompt", span_of_str(request), &text, &body);
 	status = status < 0 ? 1 : answer_print(&prompt, NULL, status, body);
 	free(request);
 	free(text);
@@ -314,7 +379,7 @@ int main(int argc, char **argv)
 			return flags_refuse(&flags, c->name,
 					    c->argument ? "needs an argument"
 							: "takes no argument");
-		if (c->print == table_affinity && prompt_file)
+		if (c->print == table_affinity && prompt_arg)
 			return prompt_explain();
 		return c->print == table_top ? top(c) : run(c, words[1]);
 	}

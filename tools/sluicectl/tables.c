@@ -72,33 +72,42 @@ void table_top(json_t *answer)
 }
 
 /* Why the hit rate is what it is: where the bytes of prompts were lost, by model. */
-static void losses_print(json_t *models)
+/* One line: a model, or a tenant of it. */
+static void loss_print(json_t *m, const char *state)
 {
 	static const char *const shares[] = {"hit", "routed-away", "evicted", "differs", "cold"};
-	json_t *m;
-	size_t i;
+	double sum = 0, part[5];
+
+	for (unsigned int k = 0; k < 5; k++)
+		sum += part[k] = number(m, shares[k]);
+	for (unsigned int k = 0; k < 5; k++)
+		part[k] = sum > 0 ? 100 * part[k] / sum : 0;
+	printf("%-24s %-12s %9.0f %6.1f %11.1f %8.1f %8.1f %6.1f\n", text(m, "name"), state,
+	       number(m, "prompts"), part[0], part[1], part[2], part[3], part[4]);
+	if (number(m, "differing") <= 0)
+		return;
+	printf("  %.0f prompts part from what is known at byte %.0f on average",
+	       number(m, "differing"), number(m, "differs_at"));
+	if (json_object_get(m, "differs_mostly_at"))
+		printf(", most of them at byte %.0f", number(m, "differs_mostly_at"));
+	printf(": text that changes with each request belongs at the end.\n");
+}
+
+static void losses_print(json_t *models)
+{
+	json_t *m, *t;
+	size_t i, k;
 
 	if (json_array_size(models))
-		printf("\nOf the bytes of prompts, in percent:\n%-24s %-12s %9s %6s %11s %8s %8s "
-		       "%6s\n",
+		printf("\nOf the bytes of prompts, in percent, by model and tenant:\n%-24s %-12s "
+		       "%9s "
+		       "%6s %11s %8s %8s %6s\n",
 		       "MODEL", "MATCHED", "PROMPTS", "HIT", "ROUTED-AWAY", "EVICTED", "DIFFERS",
 		       "COLD");
 	json_array_foreach(models, i, m)
 	{
-		double sum = 0, part[5];
-
-		for (unsigned int k = 0; k < 5; k++)
-			sum += part[k] = number(m, shares[k]);
-		for (unsigned int k = 0; k < 5; k++)
-			part[k] = sum > 0 ? 100 * part[k] / sum : 0;
-		printf("%-24s %-12s %9.0f %6.1f %11.1f %8.1f %8.1f %6.1f\n", text(m, "name"),
-		       text(m, "state"), number(m, "prompts"), part[0], part[1], part[2], part[3],
-		       part[4]);
-		if (number(m, "differing") > 0)
-			printf("%.0f prompts part from what is known at byte %.0f on average: text "
-			       "that "
-			       "changes with each request belongs at the end.\n",
-			       number(m, "differing"), number(m, "differs_at"));
+		loss_print(m, text(m, "state"));
+		json_array_foreach(json_object_get(m, "tenants"), k, t) loss_print(t, "(tenant)");
 	}
 }
 

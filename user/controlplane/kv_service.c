@@ -168,7 +168,45 @@ static void write_losses(const struct kv_models *models, FILE *f)
 		for (unsigned int k = 0; k < KV_LOSSES; k++)
 			fprintf(f, "sluice_kv_prompt_bytes_total{model=\"%s\",share=\"%s\"} %llu\n",
 				models->items[i].name, kv_loss_names[k],
-				(unsigned long long)models->items[i].losses.bytes[k]);
+				(unsigned long long)models->items[i].losses.all.bytes[k]);
+}
+
+/* ,"prompts":…, the shares, and where prompts part. */
+static void losses_write(const struct kv_losses *l, FILE *f)
+{
+	uint64_t differing = l->differing;
+	uint32_t mostly;
+
+	fprintf(f, ",\"prompts\":%llu,\"differing\":%llu,\"differs_at\":%llu",
+		(unsigned long long)l->prompts, (unsigned long long)differing,
+		(unsigned long long)(differing ? l->differs_at / differing : 0));
+	if (kv_losses_offset(l, &mostly))
+		fprintf(f, ",\"differs_mostly_at\":%u", mostly);
+	for (unsigned int k = 0; k < KV_LOSSES; k++)
+		fprintf(f, ",\"%s\":%llu", kv_loss_names[k], (unsigned long long)l->bytes[k]);
+}
+
+static void model_write(const struct kv_model *m, FILE *f)
+{
+	bool first = true;
+
+	fputs("{\"name\":", f);
+	json_string_write(f, span_of_str(m->name));
+	fprintf(f, ",\"state\":\"%s\"", kv_model_state_name(m));
+	losses_write(&m->losses.all, f);
+	fputs(",\"tenants\":[", f);
+	for (unsigned int i = 0; i < KV_TENANTS_MAX; i++) {
+		const struct kv_tenant *t = &m->losses.tenants[i];
+
+		if (!atomic_load_explicit(&t->ready, memory_order_acquire))
+			continue;
+		fputs(first ? "{\"name\":" : ",{\"name\":", f);
+		json_string_write(f, span_of_str(t->name));
+		losses_write(&t->losses, f);
+		fputc('}', f);
+		first = false;
+	}
+	fputs("]}", f);
 }
 
 void kv_service_write_losses(struct kv_service *s, FILE *f)
@@ -177,21 +215,9 @@ void kv_service_write_losses(struct kv_service *s, FILE *f)
 		return;
 	fputs(",\"models\":[", f);
 	for (unsigned int i = 0; i < s->shared.models->count; i++) {
-		const struct kv_model *m = &s->shared.models->items[i];
-
-		fprintf(f, "%s{\"name\":", i ? "," : "");
-		json_string_write(f, span_of_str(m->name));
-		fprintf(f,
-			",\"state\":\"%s\",\"prompts\":%llu,\"differing\":%llu,\"differs_at\":%llu",
-			kv_model_state_name(m), (unsigned long long)m->losses.prompts,
-			(unsigned long long)m->losses.differing,
-			(unsigned long long)(m->losses.differing
-						     ? m->losses.differs_at / m->losses.differing
-						     : 0));
-		for (unsigned int k = 0; k < KV_LOSSES; k++)
-			fprintf(f, ",\"%s\":%llu", kv_loss_names[k],
-				(unsigned long long)m->losses.bytes[k]);
-		fputc('}', f);
+		if (i)
+			fputc(',', f);
+		model_write(&s->shared.models->items[i], f);
 	}
 	fputc(']', f);
 }

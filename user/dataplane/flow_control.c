@@ -426,7 +426,7 @@ static uint32_t header_ms(const struct request *req, struct span name, struct sp
 	return (uint32_t)n;
 }
 
-static struct span tenant_of(const struct request *req)
+struct span flow_tenant(const struct request *req)
 {
 	static const char *const agent_fields[] = {"x-claude-code-session-id", "x-session-affinity",
 						   "session-id", "session_id"};
@@ -441,7 +441,7 @@ static struct span tenant_of(const struct request *req)
 static void identify(struct request *req)
 {
 	struct flow_item *item = &req->flow;
-	struct span tenant = tenant_of(req), name;
+	struct span tenant = flow_tenant(req), name;
 
 	name = http1_field_get(&req->head, SPAN("x-llm-d-inference-objective"));
 	if (!name.len)

@@ -56,6 +56,8 @@ void flow_shared_init(struct flow_shared *shared, const struct setup *setup, uin
 int flow_init(struct worker *w, struct flow_shared *shared);
 void flow_fini(struct worker *w);
 
+/* Whose request it is: what the fairness header or an agent's session says; never empty. */
+struct span flow_tenant(const struct request *req);
 /* The request is valid: picks now, queues it, or answers. */
 void flow_begin(struct request *req);
 /* It ends, however it does: out of the queue. Idempotent. */

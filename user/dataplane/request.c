@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/health.h"
 #include "dataplane/disagg/disagg.h"
+#include "dataplane/flow_control.h"
 #include "dataplane/kv_body.h"
 #include "dataplane/rewrite.h"
 #include "dataplane/upstream.h"
@@ -241,7 +242,8 @@ void request_sched_fill(struct request *req, uint8_t role, struct sched_request 
 	};
 	if (kv_body_read(req, model, &w->kv_prompt)) {
 		sr->kv_prompt = &w->kv_prompt;
-		sr->kv_losses = w->prompter.losses;
+		sr->kv_losses = &w->prompter.losses->all;
+		sr->kv_losses_tenant = kv_losses_tenant(w->prompter.losses, flow_tenant(req));
 	}
 }
 

@@ -11,7 +11,7 @@
 #include "kv/kv_render.h"
 
 struct kv_prompter {
-	struct kv_losses *losses; /* of the last prompt's model */
+	struct kv_losses_model *losses; /* of the last prompt's model */
 	const struct kv_index *index;
 	struct kv_models *models;
 	char *raw, *bytes; /* raw: KV_RAW_BYTES_MAX, of members that span buffers */

@@ -59,7 +59,8 @@ struct sched_request {
 	int32_t priority;
 	uint8_t role; /* SLUICE_ROLE_DECODE, _PREFILL or _ENCODE when a leg needs one, else 0 */
 	bool stream;
-	struct kv_losses *kv_losses;	   /* where its lost bytes are booked; may be NULL */
+	struct kv_losses *kv_losses;	    /* where its lost bytes are booked; may be NULL */
+	struct kv_losses *kv_losses_tenant; /* and there, if not NULL */
 	const struct kv_prompt *kv_prompt; /* as the engine will see it; NULL: not known for sure */
 	const struct endpoint *peer;	   /* of the earlier leg, or NULL */
 	/* A header field of the request by its name, len 0: none. May be NULL. */
