@@ -272,6 +272,113 @@ def test_evictions_are_followed():
         assert gw.metric("sluice_kv_events_blocks_total", event="removed") > 50
 
 
+def ctl(gw, *words):
+    done = subprocess.run([os.path.join(BIN, "sluicectl"), "--admin", f"127.0.0.1:{gw.admin}",
+                           *words], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def distrusted(*flags):
+    """An engine that does not tell its evictions: what its events say is not what it has."""
+    rng = random.Random(17)
+    bodies = [{**chat(text(rng, 60)), "max_tokens": 1} for _ in range(16)]
+    with Engines("--event-hide-evictions", "--kv-cache-size", "40", *flags,
+                 instances=1) as sims, gateway(sims, "--scrape-interval", "50ms") as gw:
+        for number in range(110):
+            assert gw.metric("sluice_kv_trusted") == 1 or number > 99
+            send(gw, bodies[number % 16], number)
+        eventually("it is found out", lambda: post(gw.port, PATH, bodies[0]).status == 200 and
+                   gw.metric("sluice_kv_trusted") == 0)
+        assert "matched approximately" in ctl(gw, "affinity", "--prompt", json.dumps(bodies[0]))
+        assert gw.metric("sluice_kv_expected_tokens_total") > 0
+        return [gw.metric(f"sluice_kv_{name}_tokens_total") for name in
+                ("expected", "reported", "page_hit", "page_query")]
+
+
+def test_an_engine_whose_index_lies_is_matched_by_memory():
+    expected, reported, hits, queries = distrusted()
+    assert reported < expected * .7, (expected, reported)
+    assert hits < queries * .7, (hits, queries)
+
+
+def test_a_lie_shows_on_the_metrics_page_of_an_engine_that_reports_nothing():
+    expected, reported, hits, _ = distrusted("--no-enable-prompt-tokens-details")
+    assert reported == 0 and hits < expected * .7, (expected, reported, hits)
+
+
+def test_engines_with_unlike_templates_are_matched_approximately():
+    with Engines(instances=1) as one, Engines("--template-extra", "!", instances=1) as other:
+        with Gateway(one.endpoints + other.endpoints, "--tokenizer", f"tiny={TOKENIZER}") as gw:
+            eventually("the contradiction is found",
+                       lambda: "approximate" in ctl(gw, "affinity"))
+            assert gw.metric("sluice_kv_model_precise", model="tiny") == 0
+            assert gw.metric("sluice_kv_templates_contradicted_total") == 1
+            assert "tiny: approximate" in ctl(gw, "affinity", "--prompt", "hello")
+            assert post(gw.port, PATH, chat("hello")).status == 200
+            assert gw.metric("sluice_kv_prompts_total", match="precise") == 0
+
+
+def test_ranks_are_heard_by_port_convention_and_label():
+    rng = random.Random(18)
+    body = chat(text(rng, 100))
+    with Engines("--instances", "1", "--data-parallel-size", "2", "--hide-event-sources",
+                 instances=2, replay=False) as sims:
+        names = [f"{e},label.data-parallel-rank={n}" for n, e in enumerate(sims.endpoints)]
+        sims.endpoints, plain = names, sims.endpoints
+        with gateway(sims, "--kv-events", str(sims.events)) as gw:
+            sims.endpoints = plain
+
+            def heard():  # the subscriptions themselves take a moment
+                send(gw, chat(text(rng, 40)), f"w{rng.random()}")
+                return all(held(gw, sims))
+            eventually("both ranks are heard", heard)
+            send(gw, body, "a")
+            eventually("each message is applied", lambda: all(
+                gw.metric("sluice_kv_event_next", endpoint=e) ==
+                get(p, "/sim/events").json()["messages"]
+                for e, p in zip(sims.endpoints, sims.ports)))
+            d = send(gw, body, "b")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
+
+
+def test_an_endpoint_may_have_several_ranks():
+    rng = random.Random(19)
+    with Engines("--instances", "1", "--data-parallel-size", "2", "--data-parallel-sources",
+                 "--event-loss", "10", "--event-batch-size", "1", instances=2) as sims:
+        sims.endpoints = sims.endpoints[:1]
+        with Gateway(sims.endpoints, "--tokenizer", f"tiny={TOKENIZER}") as gw:
+            eventually("the engine is heard", lambda: gw.metric("sluice_kv_trusted") == 1)
+            for n in range(30):  # a load balancer of the engine's own shares them out
+                assert post(sims.ports[n % 2], PATH, chat(text(rng, 60))).status == 200
+
+            def whole():  # all blocks of both ranks, though a gap of one forgets both
+                for port in sims.ports:
+                    assert post(port, PATH, chat(text(rng, 40))).status == 200
+                for _ in range(20):
+                    if held(gw, sims) == [sum(sims.blocks())]:
+                        return True
+                    time.sleep(0.01)
+                return False
+            eventually("both ranks' blocks are known", whole)
+
+
+def test_load_that_an_engine_pushes_is_used():
+    rng = random.Random(20)
+    body = chat(text(rng, 100))
+    with Engines("--load-stat", "--event-duplicate", "20", instances=1) as sims:
+        with gateway(sims, "--scrape-interval", "60s") as gw:  # pages would come too late
+            for number in range(6):
+                send(gw, {**body, "max_tokens": 30}, number)
+
+            def load(figure):
+                return get(gw.admin, "/state/endpoints").json()["endpoints"][0][figure]
+            eventually("the cache's use was told", lambda: load("kv_used") > 0)
+            assert gw.metric("sluice_kv_event_loads_total") > 1
+            assert gw.metric("sluice_kv_event_forgotten_total") == 0
+            caught_up(gw, sims)
+
+
 def test_sluicectl_tells_who_holds_how_much_of_a_prompt():
     rng = random.Random(13)
     body = chat(text(rng, 120))

@@ -118,9 +118,10 @@ static void sequence_numbers_mean_what_they_should(void **state)
 		{5, 10, KV_APPLY},			/* the first may have any number */
 		{6, 11, KV_APPLY},   {6, 11, KV_LATE},	/* twice */
 		{9, 14, KV_GAP},     {7, 12, KV_APPLY}, /* the replay */
-		{8, 13, KV_APPLY},   {9, 14, KV_APPLY},	      {8, 13, KV_LATE}, /* overtaken */
-		{0, 20, KV_RESTART}, {1, 21, KV_APPLY},	      {1, 21, KV_LATE},
-		{0, 20, KV_LATE},    {~0ULL - 1, 30, KV_GAP},
+		{8, 13, KV_APPLY},   {9, 14, KV_APPLY}, {8, 13, KV_LATE}, /* overtaken */
+		{0, 20, KV_RESTART}, {1, 21, KV_APPLY}, {1, 21, KV_LATE},
+		{0, 20, KV_LATE},    {2, 0, KV_APPLY}, /* a load: no time */
+		{2, 0, KV_LATE},     {1, 21, KV_LATE},	{~0ULL - 1, 30, KV_GAP},
 	};
 	struct kv_stream s = {0};
 
@@ -160,6 +161,33 @@ static void an_endpoint_whose_index_lies_is_found_out(void **state)
 	free(t);
 }
 
+/* Without a word in the answers the page tells, unless others ask that engine too. */
+static void a_page_is_weighed_where_answers_do_not_tell(void **state)
+{
+	static const struct {
+		uint32_t hits_each, queries_each;
+		bool trusted;
+	} rows[] = {
+		{800, 1000, true}, {100, 1000, false}, {100, 1500, false}, /* others': stays */
+		{600, 1000, true}, {0, 700, true},			   /* others': stays */
+	};
+	struct kv_trust *t = calloc(1, sizeof(*t));
+	uint64_t hits = 500, queries = 900;
+
+	(void)state;
+	for (size_t r = 0; r < sizeof(rows) / sizeof(*rows); r++) {
+		for (unsigned int i = 0; i <= KV_TRUST_WINDOW; i++) {
+			kv_trust_note_page(t, 3, 7, 800, 1000, queries, hits);
+			hits += rows[r].hits_each;
+			queries += rows[r].queries_each;
+		}
+		assert_int_equal(kv_trusted(t, 3, 7), rows[r].trusted);
+	}
+	kv_trust_note_page(t, 3, 8, 800, 1000, 0, 0);
+	assert_true(kv_trusted(t, 3, 8)); /* another process */
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -169,6 +197,7 @@ int main(void)
 		cmocka_unit_test(a_topic_names_its_pod),
 		cmocka_unit_test(sequence_numbers_mean_what_they_should),
 		cmocka_unit_test(an_endpoint_whose_index_lies_is_found_out),
+		cmocka_unit_test(a_page_is_weighed_where_answers_do_not_tell),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -350,7 +350,7 @@ static void kv_events_report(struct conn *c)
 
 static void kv_sources(struct conn *c)
 {
-	char text[1024];
+	char text[8192];
 
 	events_sources(c->inst->engine.events, text, sizeof(text));
 	reply_json(&c->out, 200, text, c->inst->port, true);

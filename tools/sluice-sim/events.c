@@ -22,6 +22,8 @@ struct events {
 	const struct sim_options *opt;
 	void *pub, *router;
 	char endpoint[128], replay[128], topic[256];
+	unsigned int number, rank;	 /* of the instance; within its engine */
+	uint32_t running, waiting, used; /* as last told */
 	uint64_t next;
 	msgpack_sbuffer events; /* of the batch that gathers */
 	msgpack_packer packer;
@@ -84,6 +86,8 @@ static struct events *events_new(const struct sim_options *opt, unsigned int n)
 		endpoint_of(opt->replay_endpoint, n, ev->replay, sizeof(ev->replay));
 		ev->router = socket_open(ZMQ_ROUTER, ev->replay, 100000, false);
 	}
+	ev->number = n;
+	ev->rank = n % opt->ranks;
 	snprintf(ev->topic, sizeof(ev->topic), "kv@%s:%u@%s", opt->host, opt->port + n, opt->model);
 	return ev;
 }
@@ -201,6 +205,8 @@ void events_changed(void *arg, uint64_t hash, bool is_stored)
 {
 	struct events *ev = arg;
 
+	if (!is_stored && ev->opt->event_keep)
+		return;
 	if (!is_stored) {
 		event_begin(ev, "BlockRemoved", 2);
 		field(ev, "block_hashes");
@@ -285,11 +291,22 @@ static void publish(struct events *ev, const struct message *m)
 	}
 }
 
+/* One more message, kept for replays; its payload is freed. */
+static void message_out(struct events *ev, msgpack_sbuffer *payload)
+{
+	struct message *m = &ev->kept[ev->next % REPLAY_MAX];
+
+	free(m->bytes);
+	*m = (struct message){ev->next++, malloc(payload->size), payload->size};
+	memcpy(m->bytes, payload->data, payload->size);
+	msgpack_sbuffer_destroy(payload);
+	publish(ev, m);
+}
+
 static void flush(struct events *ev)
 {
 	msgpack_sbuffer head, whole;
 	msgpack_packer p;
-	struct message *m = &ev->kept[ev->next % REPLAY_MAX];
 
 	if (!ev->count)
 		return;
@@ -302,15 +319,36 @@ static void flush(struct events *ev)
 	msgpack_sbuffer_write(&whole, head.data, head.size);
 	msgpack_sbuffer_write(&whole, ev->events.data, ev->events.size);
 	msgpack_packer_init(&p, &whole, msgpack_sbuffer_write);
-	msgpack_pack_uint32(&p, 0);
-	free(m->bytes);
-	*m = (struct message){ev->next++, malloc(whole.size), whole.size};
-	memcpy(m->bytes, whole.data, whole.size);
+	msgpack_pack_uint32(&p, ev->rank);
 	msgpack_sbuffer_destroy(&head);
-	msgpack_sbuffer_destroy(&whole);
 	msgpack_sbuffer_clear(&ev->events);
 	ev->count = 0;
-	publish(ev, m);
+	message_out(ev, &whole);
+}
+
+void events_load(struct events *ev, const struct engine *e)
+{
+	uint32_t used = cache_used(e->cache) * ev->opt->block_size;
+	msgpack_sbuffer whole;
+	msgpack_packer p;
+
+	if (!ev->opt->load_stat || (e->running_count == ev->running &&
+				    e->waiting_count == ev->waiting && used == ev->used))
+		return;
+	flush(ev);
+	ev->running = e->running_count;
+	ev->waiting = e->waiting_count;
+	ev->used = used;
+	msgpack_sbuffer_init(&whole);
+	msgpack_packer_init(&p, &whole, msgpack_sbuffer_write);
+	msgpack_pack_array(&p, 6);
+	msgpack_pack_str_with_body(&p, "LoadStat", 8);
+	msgpack_pack_uint32(&p, ev->running);
+	msgpack_pack_uint32(&p, ev->waiting);
+	msgpack_pack_uint32(&p, used);
+	msgpack_pack_uint32(&p, ev->opt->kv_blocks * ev->opt->block_size);
+	msgpack_pack_uint32(&p, ev->rank);
+	message_out(ev, &whole);
 }
 
 /* [identity, "", start] -> [identity, "", topic, seq, payload]…, at last seq ~0. */
@@ -365,13 +403,40 @@ void events_restart(struct events *ev)
 	msgpack_sbuffer_clear(&ev->events);
 }
 
+/* One rank's entry. Returns its length. */
+static size_t source_write(const struct events *ev, unsigned int rank, char *to, size_t size)
+{
+	char endpoint[128], replay[128] = "null", quoted[132];
+	unsigned int n = ev->number - ev->rank + rank;
+	int len;
+
+	endpoint_of(ev->opt->zmq_endpoint, ev->opt->zmq_connect ? 0 : n, endpoint,
+		    sizeof(endpoint));
+	if (ev->opt->replay_endpoint) {
+		endpoint_of(ev->opt->replay_endpoint, n, replay, sizeof(replay));
+		snprintf(quoted, sizeof(quoted), "\"%s\"", replay);
+	} else {
+		snprintf(quoted, sizeof(quoted), "null");
+	}
+	len = snprintf(
+		to, size,
+		"\"%u\":{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"%s\","
+		"\"replay_endpoint\":%s,\"buffer_steps\":%d,\"hwm\":100000,"
+		"\"max_queue_size\":100000,\"topic\":\"kv@%s:%u@%s\"}",
+		rank, endpoint, quoted, REPLAY_MAX, ev->opt->host, ev->opt->port + n,
+		ev->opt->model);
+	return (size_t)len < size ? (size_t)len : size - 1;
+}
+
 void events_sources(const struct events *ev, char *to, size_t size)
 {
-	snprintf(
-		to, size,
-		"{\"0\":{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"%s\","
-		"\"replay_endpoint\":%s%s%s,\"buffer_steps\":%d,\"hwm\":100000,"
-		"\"max_queue_size\":100000,\"topic\":\"%s\"}}",
-		ev->endpoint, *ev->replay ? "\"" : "", *ev->replay ? ev->replay : "null",
-		*ev->replay ? "\"" : "", REPLAY_MAX, ev->topic);
+	unsigned int first = ev->opt->rank_sources ? 0 : ev->rank,
+		     end = ev->opt->rank_sources ? ev->opt->ranks : ev->rank + 1;
+	size_t n = (size_t)snprintf(to, size, "{");
+
+	for (unsigned int rank = first; rank < end && n + 1 < size; rank++) {
+		n += (size_t)snprintf(to + n, size - n, "%s", rank > first ? "," : "");
+		n += source_write(ev, rank, to + n, size - n);
+	}
+	snprintf(to + n, size - n, "}");
 }

@@ -20,6 +20,8 @@ void events_changed(void *ev, uint64_t hash, bool stored);
 /* The chain was stored: those blocks of it that are new are told. */
 void events_stored(struct events *ev, const struct cache *cache, const struct seq *s);
 void events_cleared(struct events *ev);
+/* How busy the engine is: told if it changed, with --load-stat. */
+void events_load(struct events *ev, const struct engine *e);
 /* Sends what has gathered; answers replays. Once in each turn of the loop. */
 void events_run(struct events *ev);
 /* The engine is another process now: its numbers begin again. */

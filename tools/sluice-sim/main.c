@@ -118,6 +118,13 @@ static const struct flag rows[] = {
 	 "messages that the next one overtakes"},
 	{"stamp-events", NULL, FLAG_BOOL, &opt.stamp_events,
 	 "a comment in each event of a chat says when it was sent; sluice-load reads it"},
+	{"event-hide-evictions", NULL, FLAG_BOOL, &opt.event_keep,
+	 "evicted blocks are not told of: what events say becomes untrue"},
+	{"load-stat", NULL, FLAG_BOOL, &opt.load_stat, "push the load where events are, as SGLang"},
+	{"data-parallel-sources", NULL, FLAG_BOOL, &opt.rank_sources,
+	 "/kv_event_sources of each rank names all ranks of its engine"},
+	{"template-extra", "TEXT", FLAG_TEXT, &opt.template_extra,
+	 "the chat template puts it behind each message"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},
 };
 
@@ -203,7 +210,7 @@ int main(int argc, char **argv)
 	status = options_read();
 	if (status != FLAGS_GO_ON)
 		return status;
-	if (opt.tokenizer && tokens_load(opt.tokenizer))
+	if (opt.tokenizer && tokens_load(opt.tokenizer, opt.template_extra))
 		return 2;
 	if (opt.zmq_endpoint && !opt.tokenizer)
 		return flags_refuse(&flags, "--zmq-endpoint", "needs --tokenizer");

@@ -287,8 +287,10 @@ int server_run(const struct sim_options *opt)
 
 			if (next >= 0 && next < wait)
 				wait = next;
-			if (insts[i].engine.events)
+			if (insts[i].engine.events) {
+				events_load(insts[i].engine.events, &insts[i].engine);
 				events_run(insts[i].engine.events);
+			}
 		}
 		if (opt->replay_endpoint && wait > 10) /* replays are polled for */
 			wait = 10;

@@ -12,6 +12,7 @@
 static struct vocab *vocab;
 static uint32_t *table, mask; /* piece -> id + 1 */
 static size_t longest;
+static const char *extra; /* behind each message */
 
 static void table_make(void)
 {
@@ -34,7 +35,7 @@ static void table_make(void)
 	}
 }
 
-int tokens_load(const char *path)
+int tokens_load(const char *path, const char *template_extra)
 {
 	char error[256];
 	int err = vocab_load(path, &vocab, error, sizeof(error));
@@ -43,6 +44,7 @@ int tokens_load(const char *path)
 		fprintf(stderr, "sluice-sim: %s: %s\n", path, error);
 	else
 		table_make();
+	extra = template_extra;
 	return err;
 }
 
@@ -109,7 +111,7 @@ static void message_text(const char *role, json_t *content, struct out *to)
 {
 	out_printf(to, "<|im_start|>%s\n", role);
 	content_text(content, to);
-	out_printf(to, "<|im_end|>\n");
+	out_printf(to, "<|im_end|>\n%s", extra ? extra : "");
 }
 
 static void messages_text(json_t *messages, struct out *to)

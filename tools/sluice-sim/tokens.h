@@ -16,8 +16,8 @@ struct token_list {
 	size_t count, size;
 };
 
-/* --tokenizer. 0 or -errno, with the reason on stderr. */
-int tokens_load(const char *path);
+/* --tokenizer, --template-extra. 0 or -errno, with the reason on stderr. */
+int tokens_load(const char *path, const char *template_extra);
 bool tokens_loaded(void);
 
 /* The prompt of a request of any API, as ids. free() ids. */

@@ -59,6 +59,8 @@ struct endpoint {
 	_Atomic bool probe_failed;	   /* the last /health probe or connect failed */
 	struct breaker breaker;
 	struct adapters adapters;
+	/* the engine's own sums of tokens, as its last page said */
+	_Atomic uint64_t page_query_tokens, page_hit_tokens;
 };
 
 /* A model or LoRA adapter and the views that serve it. */

@@ -158,15 +158,33 @@ static void apply(struct kv_listener *l, struct hearing *h, uint64_t seq, struct
 	l->shared->next[h->ep->slot] = h->order.next;
 }
 
+static void replay_end(struct hearing *h)
+{
+	zmq_close(h->dealer);
+	h->dealer = NULL;
+}
+
+static void begin_anew(struct hearing *h)
+{
+	kv_stream_reset(&h->order);
+	h->replayed = false;
+}
+
 /* Nothing that this endpoint was known to hold counts; a new beginning. */
 static void forget(struct kv_listener *l, struct hearing *h, const char *why)
 {
 	log_info("%s: KV events %s: its blocks are forgotten", h->ep->name, why);
 	metric_inc(M_KV_FORGOTTEN);
 	kv_index_bind(l->shared->index, h->ep->slot, h->ep->generation);
-	kv_stream_reset(&h->order);
 	l->shared->next[h->ep->slot] = 0;
-	h->replayed = false;
+	begin_anew(h);
+	for (struct hearing *o = l->all; o; o = o->next) { /* its other ranks' blocks went too */
+		if (o == h || o->ep != h->ep)
+			continue;
+		if (o->dealer)
+			replay_end(o);
+		begin_anew(o);
+	}
 }
 
 /* ---- replay ---- */
@@ -204,12 +222,6 @@ static bool replay_begin(struct kv_listener *l, struct hearing *h, uint64_t from
 	metric_inc(M_KV_REPLAYS);
 	h->replay_until_ns = clock_mono_ns() + REPLAY_TIMEOUT_MS * NS_PER_MS;
 	return true;
-}
-
-static void replay_end(struct hearing *h)
-{
-	zmq_close(h->dealer);
-	h->dealer = NULL;
 }
 
 /* ["", topic?, seq, payload]; the last one has seq ~0. False: the replay is over. */

@@ -132,6 +132,10 @@ static void write_each(struct kv_service *s, const struct kv_trust *trust, FILE 
 		 "Cached tokens that the precise index expected of answers"},
 		{"kv_reported_tokens_total", "counter",
 		 "Cached tokens that the engine reported with them"},
+		{"kv_page_hit_tokens_total", "counter",
+		 "Cached tokens that the engine's metrics page counts, whoever asked"},
+		{"kv_page_query_tokens_total", "counter",
+		 "Prompt tokens that the engine's metrics page counts, whoever asked"},
 		{"kv_event_next", "gauge", "Number of the message that is expected next"},
 		{"kv_trusted", "gauge", "0: expectations did not come true, matched approximately"},
 	};
@@ -142,7 +146,11 @@ static void write_each(struct kv_service *s, const struct kv_trust *trust, FILE 
 		const struct endpoint *ep = snap->views[v];
 		const struct kv_trust_slot *t = &trust->slots[ep->slot];
 		uint64_t figures[] = {kv_index_endpoint_pairs(s->shared.index, ep->slot),
-				      t->expected, t->reported, s->shared.next[ep->slot],
+				      t->expected,
+				      t->reported,
+				      ep->page_hit_tokens,
+				      ep->page_query_tokens,
+				      s->shared.next[ep->slot],
 				      kv_trusted(trust, ep->slot, ep->generation)};
 
 		if (kv_index_bound(s->shared.index, ep->slot))
@@ -154,7 +162,7 @@ static void write_endpoints(struct kv_service *s, const struct kv_trust *trust, 
 {
 	struct endpoint_snapshot *snap = store_snapshot(s->shared.store);
 
-	for (unsigned int which = 0; which < 5; which++)
+	for (unsigned int which = 0; which < 7; which++)
 		write_each(s, trust, f, snap, which);
 	snapshot_put(snap);
 }

@@ -15,7 +15,7 @@ void kv_stream_applied(struct kv_stream *s, uint64_t seq, double ts)
 {
 	s->begun = true;
 	s->next = seq + 1;
-	s->last_ts = ts;
+	s->last_ts = ts > 0 ? ts : s->last_ts; /* a load alone tells no time */
 }
 
 void kv_stream_reset(struct kv_stream *s)

@@ -34,6 +34,10 @@ void scrape_apply(struct endpoint *ep, const struct engine_metrics *m, uint64_t 
 		load_write(load->block_tokens, figure((double)m->block_tokens, 1));
 	if (m->seen & SERIES_BLOCKS)
 		load_write(load->blocks_total, figure((double)m->blocks, 1));
+	if (m->seen & SERIES_QUERIES)
+		ep->page_query_tokens = m->queries > 0 ? (uint64_t)m->queries : 0;
+	if (m->seen & SERIES_HITS)
+		ep->page_hit_tokens = m->hits > 0 ? (uint64_t)m->hits : 0;
 	if (m->seen & SERIES_LORA)
 		adapters_apply(&ep->adapters, m);
 	if (m->seen & (SERIES_WAITING | SERIES_RUNNING | SERIES_KV_USAGE))

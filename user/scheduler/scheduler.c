@@ -733,6 +733,21 @@ void scheduler_note_path(struct sched_worker *w, const struct sched_pick *pick,
 		decisions_note_path(w->sched->decisions, w->number, pick->decision, path);
 }
 
+/* What was expected of the endpoint, against what its answer says, or, without that, its page. */
+static void note_trust(struct kv_trust *trust, const struct sched_pick *pick,
+		       const struct sched_outcome *outcome)
+{
+	struct endpoint *ep = pick->endpoint;
+
+	if (outcome->cached_known)
+		kv_trust_note(trust, ep->slot, ep->generation, pick->precise_tokens,
+			      outcome->cached_tokens);
+	else if (outcome->usage_known)
+		kv_trust_note_page(trust, ep->slot, ep->generation, pick->precise_tokens,
+				   outcome->prompt_tokens, ep->page_query_tokens,
+				   ep->page_hit_tokens);
+}
+
 void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		    const struct sched_outcome *outcome)
 {
@@ -756,9 +771,8 @@ void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		load_add(load->cached_tokens_total, outcome->cached_tokens);
 		load_add(load->prompt_tokens_total, outcome->prompt_tokens);
 	}
-	if (pick->precise && outcome->cached_known && w->sched->kv_trust)
-		kv_trust_note(w->sched->kv_trust, pick->endpoint->slot, pick->endpoint->generation,
-			      pick->precise_tokens, outcome->cached_tokens);
+	if (pick->precise && w->sched->kv_trust)
+		note_trust(w->sched->kv_trust, pick, outcome);
 	if (pick->decision)
 		decisions_finish(w->sched->decisions, w->number, pick->decision, &noted);
 }
