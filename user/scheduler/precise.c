@@ -66,5 +66,6 @@ void precise_account(const struct kv_index *index, const struct sched_request *r
 
 			best = m->bytes > best ? m->bytes : best;
 		}
-	kv_losses_note(req->kv_losses, req->kv_losses_tenant, index, req->kv_prompt, best, matches[chosen->slot].bytes);
+	kv_losses_note(req->kv_losses, req->kv_losses_tenant, index, req->kv_prompt, best,
+		       matches[chosen->slot].bytes);
 }
