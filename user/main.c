@@ -30,6 +30,7 @@
 #include "dataplane/disagg/disagg.h"
 #include "dataplane/path.h"
 #include "dataplane/rewrite.h"
+#include "dataplane/splice.h"
 #include "dataplane/worker.h"
 #include "scheduler/config/setup.h"
 #include "scheduler/decisions.h"
@@ -283,6 +284,7 @@ static void admin_metrics(void *arg, FILE *f)
 	interfaces_write_metrics(a->interfaces, f);
 	machine_write_metrics(f);
 	guard_write_metrics(a->guard, f);
+	splice_write_metrics(f);
 	flow_write_metrics(f, &a->flow, a->cfg.llm_d_metrics);
 	fprintf(f,
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"
@@ -337,10 +339,25 @@ static int admin_init(struct agent *a)
 	return err;
 }
 
+static int interface_attach(void *arg, int ifindex, const char *name)
+{
+	(void)arg;
+	return splice_attach(ifindex, name);
+}
+
+static void interface_detach(void *arg, int ifindex, const char *name, bool gone)
+{
+	(void)arg;
+	splice_detach(ifindex, name, gone);
+}
+
 /* What attaches to interfaces is told here of each; without netlink the relay does it all. */
 static void interfaces_init(struct agent *a)
 {
-	struct interfaces_ops ops = {.arg = a, .snapshot = admin_snapshot};
+	struct interfaces_ops ops = {.arg = a,
+				     .snapshot = admin_snapshot,
+				     .attach = splice_is_up() ? interface_attach : NULL,
+				     .detach = interface_detach};
 	int err = interfaces_new(&a->cfg, &ops, &a->interfaces);
 
 	if (err)
@@ -434,11 +451,11 @@ static int agent_start(struct agent *a)
 	err = guard_new(&a->cfg, &a->guard);
 	if (err)
 		return err;
-	interfaces_init(a);
 	err = path_start(&a->cfg);
 	if (err)
 		return err;
 	predecessor_wait(a);
+	interfaces_init(a);
 	err = workers_init(a);
 	if (err)
 		return err;

@@ -79,7 +79,13 @@
 #define PLUGINS_MAX	   32	       /* in one profile; a configuration error */
 
 /* The kernel paths. */
-#define PATH_SHORT_TOKENS 1024 /* relayed; path_refused_total{reason="short-answer"} */
+#define FLOWS_SPLICED_MAX 65536 /* at a time; one more is relayed, {reason="full"} */
+#define LEGS_MAX                                                                                   \
+	131072 /* connections watched; the least recently used is relayed, {"no-tuple"}            \
+		*/
+#define FLOW_IDLE_MS	  3600000 /* a spliced flow without a byte is given back; flows_idle_total */
+#define FLOW_FIN_MS	  60000	  /* and one that only one side has closed */
+#define PATH_SHORT_TOKENS 1024	  /* relayed; path_refused_total{reason="short-answer"} */
 
 /* The guard (XDP). */
 #define GUARD_PREFIXES_MAX 65536 /* in the deny list; one more is refused by sluicectl guard */

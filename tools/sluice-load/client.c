@@ -20,7 +20,7 @@
 struct conn {
 	int fd;
 	unsigned int target;
-	bool busy, head_done, writing, reused;
+	bool busy, head_done, writing, reused, keep_alive;
 	struct job job;
 	char head[2048];
 	size_t head_bytes, sent;
@@ -318,6 +318,11 @@ static void conn_done(struct conn *c)
 	c->busy = false;
 	c->reused = true;
 	c->idle_ms = now;
+	if (!c->keep_alive) { /* it was told so: never used again */
+		epoll_ctl(epfd, EPOLL_CTL_DEL, c->fd, NULL);
+		shutdown(c->fd, SHUT_RDWR);
+		c->idle_ms = 0;
+	}
 	c->next = idle;
 	idle = c;
 }
@@ -428,6 +433,7 @@ static bool head_bytes(struct conn *c, const char *p, size_t n)
 	c->head_done = true;
 	c->status = head.status;
 	c->framing = head.framing;
+	c->keep_alive = head.keep_alive;
 	c->left = head.content_length;
 	endpoint_count(&head);
 	status_count(c, &head);

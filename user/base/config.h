@@ -52,7 +52,8 @@ struct config {
 	uint64_t kv_index_bytes_max;
 	char *scheduler_profile; /* "sluice" style "queue-scorer=2,…", NULL: llm-d, 2/2/3 */
 
-	char *path;		    /* auto, relay, splice, steer */
+	char *path; /* auto, relay, splice, steer */
+	uint64_t flows_max, flow_idle_ms;
 	uint64_t path_short_tokens; /* a whole answer of fewer stays with the relay */
 	char *handover;		    /* unix socket where a successor asks; NULL none */
 	uint64_t handover_timeout_ms;

@@ -333,3 +333,12 @@ COUNTER(PATH_SPLICE, "path_total", "path=\"splice\"",
 		"Flows that did not take a kernel path, by reason")
 #include "base/path_refusals.h"
 #undef REFUSAL
+COUNTER(FLOWS_LATE, "flows_late_bytes_total", "",
+	"Handovers taken back because bytes turned up late; they were made again")
+COUNTER(FLOWS_IDLE, "flows_idle_total", "", "Spliced flows given up for idleness")
+COUNTER(FLOWS_ADOPTED, "flows_adopted_total", "",
+	"Spliced flows of an earlier agent whose account was closed here")
+COUNTER(FLOWS_MISSED, "flows_missed_total", "",
+	"Ends of spliced flows found in the map: their event was lost")
+COUNTER(FLOWS_FORGED, "flows_reopened_total", "",
+	"Spliced flows that went on after an RST, which was no end then")

@@ -147,6 +147,10 @@ const struct option_row option_rows[] = {
 
 	{ GROUP("Kernel"), STR("path", path), .def_text = "auto", .placeholder = "NAME",
 	  .help = "how answers travel: auto, relay, splice or steer; what does not fit is relayed" },
+	{ COUNT("flows-max", flows_max, FLOWS_SPLICED_MAX, 16, 1 << 20),
+	  .help = "flows spliced at a time; one more is relayed" },
+	{ TIME("flow-idle-timeout", flow_idle_ms, FLOW_IDLE_MS, 1000),
+	  .help = "a spliced flow without a byte is given up after it" },
 	{ COUNT("path-short-tokens", path_short_tokens, PATH_SHORT_TOKENS, 0, 1 << 30),
 	  .help = "whole answers of fewer max_tokens are relayed, their connections kept" },
 	{ .name = "interface", .type = OPTION_LIST, FIELD(interfaces),

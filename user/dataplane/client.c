@@ -28,7 +28,8 @@ static void client_release_if_quiet(struct client *c)
 	block_free_chain(&c->worker->blocks, c->in);
 	block_free_chain(&c->worker->blocks, c->hold);
 	block_free_chain(&c->worker->blocks, c->out);
-	close(c->fd);
+	if (c->fd >= 0)
+		close(c->fd);
 	worker_client_free(c);
 }
 
@@ -178,6 +179,7 @@ static void client_recv_done(struct op *op, int res, unsigned int flags)
 	struct client *c = container(op, struct client, recv_op);
 	struct block *late;
 
+	c->read_bytes += res > 0 ? (uint32_t)res : 0;
 	if (c->hold) {
 		block_free_chain(&c->worker->blocks, c->hold);
 		c->hold = NULL;
@@ -271,6 +273,7 @@ static void client_send_done(struct op *op, int res, unsigned int flags)
 		return;
 	}
 	c->out_bytes -= left;
+	c->written_bytes += left;
 	while (left) {
 		struct block *b = c->out;
 		uint32_t n = block_used(b) < left ? block_used(b) : left;
@@ -385,8 +388,14 @@ void client_forget(struct client *c)
 
 void client_stay(struct client *c)
 {
-	ring_poll(&c->worker->ring, &c->poll_op, c->fd, POLLRDHUP);
+	client_watch(c);
 	client_next(c);
+}
+
+void client_watch(struct client *c)
+{
+	c->poll_op.done = client_poll_done;
+	ring_poll(&c->worker->ring, &c->poll_op, c->fd, POLLRDHUP);
 }
 
 void client_open(struct worker *w, int fd)
@@ -405,8 +414,7 @@ void client_open(struct worker *w, int fd)
 	c->worker = w;
 	c->recv_op.done = client_recv_done;
 	c->send_op.done = client_send_done;
-	c->poll_op.done = client_poll_done;
 	c->timer.fired = client_timer_fired;
-	ring_poll(&w->ring, &c->poll_op, fd, POLLRDHUP);
+	client_watch(c);
 	client_next(c);
 }

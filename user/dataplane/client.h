@@ -5,6 +5,7 @@
  *   IDLE --bytes--> HEAD --whole--> BODY --whole--> BUSY --answer sent--> IDLE (or LINGER)
  *   LINGER: our side is shut, late bytes are read and dropped so that the answer is not reset
  *   LEAVING: idle, on its way to the successor of this process (adopt.c)
+ *   AWAY: spliced: the kernel carries the answer, the slot has no socket any more
  *   CLOSING: waits for the kernel to give its operations back, then the slot is free
  */
 #ifndef SLUICE_DATAPLANE_CLIENT_H
@@ -21,6 +22,7 @@ enum client_state {
 	CLIENT_LINGER,
 	CLIENT_LEAVING,
 	CLIENT_CLOSING,
+	CLIENT_AWAY,
 };
 
 #define CLIENT_SEND_BLOCKS 8
@@ -36,7 +38,8 @@ struct client {
 	struct msghdr out_msg;
 	struct iovec out_iov[CLIENT_SEND_BLOCKS];
 	uint32_t out_bytes;
-	uint32_t seen; /* bytes of `in` that the head parser has looked at */
+	uint64_t read_bytes, written_bytes; /* of the connection so far */
+	uint32_t seen;			    /* bytes of `in` that the head parser has looked at */
 	int fd;
 	uint8_t state;
 	bool gone;     /* the peer hung up */
@@ -51,6 +54,8 @@ struct client {
 
 /* Takes over an accepted socket. */
 void client_open(struct worker *w, int fd);
+/* Tells of a hang-up from now on; c->poll_op is not pending. */
+void client_watch(struct client *c);
 /* Queues a block for sending; it is the client's then. */
 void client_send(struct client *c, struct block *block);
 /* Frees blocks of a request, now or when a pending receive has let go of them. */

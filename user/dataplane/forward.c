@@ -20,6 +20,12 @@ static void fail(struct upstream *up, int err, bool connecting)
 			      .health = HEALTH_RESET,
 			      .cause = "the connection was lost"};
 
+	if (connecting && err == -EADDRNOTAVAIL && up->req->path.prepared) {
+		path_refuse(up->req, PATH_NO_NO_PORT); /* ours to mend, not the engine's fault */
+		why.same_endpoint = true;
+		request_attempt_failed(up->req, why);
+		return;
+	}
 	if (connecting && err == -ETIMEDOUT) {
 		why = (struct failure){504, "connecting timed out", HEALTH_TIMEOUT, true, false, 0};
 	} else if (connecting) {
@@ -83,6 +89,7 @@ static void send_done(struct op *op, int res, unsigned int flags)
 			fail(up, res, false);
 		return;
 	}
+	up->written_bytes += (uint32_t)res;
 	n = (uint32_t)res < head_left ? (uint32_t)res : head_left;
 	up->head_sent += n;
 	up->body_sent += (uint32_t)res - n;

@@ -11,11 +11,12 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "dataplane/request.h"
+#include "dataplane/splice.h"
 #include "dataplane/upstream.h"
 
 /* The best first. */
 static const struct path_ops *const table[] = {
-	NULL,
+	&splice_ops,
 };
 
 #define TABLE_ROWS (sizeof(table) / sizeof(table[0]))

@@ -319,6 +319,8 @@ static void body_pass(struct upstream *up, struct block *b, uint32_t from)
 	req->bytes_out += b->end - from;
 	if (up->rechunk)
 		rechunk(up, b);
+	else if (req->path.choice.taken) /* the kernel sends on behind these bytes: none is held */
+		client_send(req->client, b);
 	else
 		events_pass(up, b);
 	if (up->malformed)
@@ -543,6 +545,7 @@ static void recv_done(struct op *op, int res, unsigned int flags)
 	struct upstream *up = container(op, struct upstream, recv_op);
 	struct block *b = ring_offer_take(&up->worker->ring, flags, res);
 
+	up->read_bytes += res > 0 ? (uint32_t)res : 0;
 	if (b)
 		calm_count(up, b);
 	if (up->closing || !up->req) {
@@ -560,6 +563,24 @@ static void recv_done(struct op *op, int res, unsigned int flags)
 	} else {
 		answer_bytes(up);
 	}
+}
+
+void relay_flush(struct upstream *up)
+{
+	struct block *held = up->in;
+
+	up->in = NULL;
+	up->shown = up->chunks;
+	client_send(up->req->client, held);
+}
+
+void relay_take_back(struct upstream *up, struct block *late)
+{
+	up->recv_op.done = recv_done;
+	if (late)
+		body_pass(up, late, late->start);
+	else
+		relay_recv(up);
 }
 
 /* The deadline of a leg passed. */

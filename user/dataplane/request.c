@@ -32,6 +32,9 @@ static void attempt_end(struct request *req, bool failed)
 	if (req->sse.events > 2 && req->last_ns > req->first_ns && req->first_ns)
 		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
 					(req->sse.events - 1));
+	else if (req->kernel_packets > 1 && req->last_ns > req->first_ns && req->first_ns)
+		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
+					req->kernel_packets);
 	out.path = req->path.choice;
 	out.usage_known = u->known;
 	out.prompt_tokens = u->prompt_tokens;

@@ -15,6 +15,7 @@
 #include "dataplane/openai.h"
 #include "dataplane/path.h"
 #include "dataplane/routes.h"
+#include "dataplane/splice.h"
 
 struct request {
 	struct client *client;
@@ -38,7 +39,9 @@ struct request {
 	bool picked, first_token_told, retrying, committed; /* committed: answer bytes queued */
 	uint16_t tried[RETRIES_MAX + 2], tried_count, attempts;
 
-	struct path_plan path;		   /* how the answer travels */
+	struct path_plan path; /* how the answer travels */
+	struct splice_attempt splice;
+	uint64_t kernel_packets;	   /* data packets that went past us */
 	struct flow_item flow;		   /* flow_control.c: it waits, or may be evicted */
 	uint32_t slo_ttft_ms, slo_tpot_ms; /* 0: none */
 

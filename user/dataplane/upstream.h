@@ -27,6 +27,7 @@ struct upstream {
 	struct block *head; /* our request head */
 	uint32_t head_sent;
 	uint64_t body_sent;
+	uint64_t read_bytes, written_bytes; /* of the connection so far */
 	struct msghdr msg;
 	struct iovec iov[UPSTREAM_IOV];
 
@@ -58,5 +59,9 @@ void upstream_expire(struct worker *w, uint64_t now_ms);
 /* relay.c */
 void relay_start(struct upstream *up);
 void relay_resume(struct upstream *up);
+/* Sends what is held back of an unfinished event. */
+void relay_flush(struct upstream *up);
+/* The connection is the relay's again; late: bytes that were received meanwhile, or NULL. */
+void relay_take_back(struct upstream *up, struct block *late);
 
 #endif

@@ -157,8 +157,8 @@ static void worker_loop(struct worker *w)
 				clients_hand_over(w);
 			closed = true;
 		}
-		w->idle = (w->draining && w->live == 0) ||
-			  (w->handing_over && w->clients_used == 0 && w->late_count == 0);
+		w->idle = (w->draining && w->live == w->away) ||
+			  (w->handing_over && w->clients_used == w->away && w->late_count == 0);
 		flow_turn(w);
 		path_turn(w);
 		err = ring_turn(&w->ring, flow_sleep_ms(w, TICK_MS));
@@ -231,6 +231,6 @@ void worker_stop(struct worker *w)
 	if (!w->started)
 		return;
 	pthread_join(w->thread, NULL);
-	metric_add(M_DRAIN_CUT, w->live);
+	metric_add(M_DRAIN_CUT, w->live - w->away);
 	pools_fini(w);
 }

@@ -70,6 +70,7 @@ struct worker {
 	bool successor_lost;
 	_Atomic bool handing_over;
 
+	uint32_t away;			 /* of live ones: spliced, without sockets */
 	uint32_t live, retrying;	 /* requests; those on a second endpoint: retry budget */
 	struct live_table running;	 /* for /state/requests */
 	uint64_t random[2];		 /* request ids */

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splice in three namespaces: client -- gateway -- endpoint, each cable a veth.
+
+Every byte of every answer is compared at the client; what arrives at the engine is counted there.
+The short forms run here; SLUICE_SOAK=1 runs the long ones.
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from harness import BIN, ROOT, SOAK, Process, Skip, chat, eventually, main
+from lossy import Lossy
+from netns import Netns, veth
+
+GATEWAY, ENGINE = "10.98.1.1", "10.98.2.2"
+PORT, ADMIN, ENGINE_PORT = 21080, 21090, 21000
+BPFFS = f"/sys/fs/bpf/sluice-kernel-{os.getpid()}"
+HERE = os.path.join(ROOT, "tests", "e2e")
+MANY = 20 if SOAK else 1
+
+
+class Field:
+    def __init__(self, *flags, mtu=(1500, 1500)):
+        self.flags = flags
+        self.client, self.gw, self.back = Netns("kernel-c"), Netns("kernel-g"), Netns("kernel-b")
+        veth(self.gw, self.client, "gw0", "cl0", f"{GATEWAY}/24", "10.98.1.2/24")
+        veth(self.gw, self.back, "gw1", "en0", "10.98.2.1/24", f"{ENGINE}/24")
+        for ns, name, size in ((self.gw, "gw0", mtu[0]), (self.client, "cl0", mtu[0]),
+                               (self.gw, "gw1", mtu[1]), (self.back, "en0", mtu[1])):
+            ns.ip("link", "set", name, "mtu", size)
+        self.engine = Process(self.back.enter + [
+            sys.executable, os.path.join(HERE, "splice_engine.py"), ENGINE, str(ENGINE_PORT)])
+        eventually("the engine answers", lambda: self.seen() is not None)
+        self.agents = []
+        self.agent = self.start()
+
+    def start(self, admin=ADMIN):
+        agent = Process(self.gw.enter + [
+            os.path.join(BIN, "sluiced"), "--listen", f"{GATEWAY}:{PORT}", "--admin",
+            f"127.0.0.1:{admin}", "--workers", "2", "--no-pin-workers", "--bpffs-dir", BPFFS,
+            "--affinity-bytes-max", "1MB", "--access-log", "-", "--path", "splice",
+            "--interface", "gw0", "--interface", "gw1", "--connect-timeout", "20s",
+            "--endpoint", f"{ENGINE}:{ENGINE_PORT}", *self.flags])
+        self.agents.append(agent)
+
+        def ready():
+            assert agent.alive(), agent.output()
+            if "no splice" in agent.output():
+                raise Skip("no splice here: " + agent.output()[-300:])
+            return self.get(self.gw, "127.0.0.1", admin, "/readyz") is not None
+        eventually("the gateway is ready", ready)
+        return agent
+
+    @staticmethod
+    def get(ns, host, port, path):
+        r = subprocess.run(ns.enter + ["curl", "-sf", "-m", "5", f"http://{host}:{port}{path}"],
+                           capture_output=True, text=True)
+        return r.stdout if r.returncode == 0 else None
+
+    def seen(self):
+        text = self.get(self.back, ENGINE, ENGINE_PORT, "/posts")
+        return json.loads(text) if text else None
+
+    def metric(self, name, *labels, admin=ADMIN):
+        total = 0
+        for line in (self.get(self.gw, "127.0.0.1", admin, "/metrics") or "").splitlines():
+            if line.split("{")[0].split(" ")[0] == name and all(x in line for x in labels):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def spliced(self, **kw):
+        return self.metric("sluice_path_total", 'path="splice"', **kw)
+
+    def begin(self, **job):
+        return Process(self.client.enter + [
+            sys.executable, os.path.join(HERE, "splice_client.py"), GATEWAY, str(PORT),
+            json.dumps(job)])
+
+    def finish(self, process, seconds=150):
+        process.popen.wait(seconds)
+        return json.loads(process.output().strip().splitlines()[-1])
+
+    def run(self, **job):
+        return self.finish(self.begin(**job), job.get("timeout", 120) + 30)
+
+    def quiet(self):
+        """No flow in the map: every end was heard, every grace time is over."""
+        eventually("all flows are gone", lambda: self.metric("sluice_flows_spliced") == 0, 60)
+
+    def lossy(self, **rates):
+        """Both cables of the gateway are bad, in both directions."""
+        both = contextlib.ExitStack()
+        both.enter_context(Lossy(self.client, "cl0", **rates))
+        both.enter_context(Lossy(self.back, "en0", **rates))
+        return both
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind:
+            print("---- the agent said:\n" + self.agent.output()[-2000:], file=sys.stderr)
+        for p in (*self.agents, self.engine):
+            p.stop()
+        for ns in (self.client, self.gw, self.back):
+            ns.remove()
+        subprocess.run([os.path.join(BIN, "sluiced"), "--bpffs-dir", BPFFS, "--uninstall"],
+                       check=True)
+
+
+def all_whole(got, count):
+    assert got["whole"] == count, got
+    assert got["wrong"] == got["cut"] == got["refused"] == got["hung"] == 0, got
+
+
+def test_every_byte_arrives_whatever_the_sizes():
+    specs = ({"size": [1, 20, 300, 3000], "piece": [1, 7, 100, 5000], "gap": 0.0005, "head": 0.01},
+             {"size": [20000, 100000], "piece": [1400, 9000], "gap": 0.001},
+             {"size": [400000, 2000000], "event": 9000})
+    with Field() as f:
+        n = 0
+        for seed, spec in enumerate(specs):
+            count = (300, 300, 60)[seed] * MANY
+            got = f.run(count=count, concurrency=100, spec=spec, seed=seed, spread=0.05)
+            all_whole(got, count)
+            n += count
+        seen = f.seen()
+        assert seen["late_bytes"] == 0 and seen["posts"] == n, seen
+        assert f.spliced() > n / 2, f.metric("sluice_path_refused_total")
+        f.quiet()
+
+
+def test_loss_reordering_and_duplication_cost_no_byte():
+    spec = {"size": [300, 5000, 30000], "piece": [50, 600, 3000], "gap": 0.002}
+    with Field() as f:
+        for seed, rates in enumerate(({"loss": 0.01}, {"loss": 0.05}, {"reorder": 0.3},
+                                      {"double": 0.1}, {"loss": 0.02, "double": 0.05,
+                                                        "reorder": 0.1})):
+            with f.lossy(**rates):
+                got = f.run(count=120 * MANY, concurrency=60, spec=spec, seed=seed, spread=0.05)
+                all_whole(got, 120 * MANY)
+        assert f.spliced() > 200 * MANY
+        f.quiet()
+
+
+def test_mtus_of_both_sides_may_differ():
+    for mtu in ((1400, 9000), (9000, 1400), (1500, 1400)):
+        with Field(mtu=mtu) as f:
+            got = f.run(count=40 * MANY, concurrency=20, seed=1,
+                        spec={"size": [5000, 400000], "piece": [1000, 60000], "gap": 0.001})
+            all_whole(got, 40 * MANY)
+            assert f.spliced() > 0
+
+
+def test_a_second_request_of_a_spliced_client_reaches_nobody():
+    count = 10000 if SOAK else 500
+    with Field() as f:
+        got = f.run(count=count, concurrency=100, speak=1.0,
+                    spec={"size": [1500, 4000], "piece": 200, "gap": 0.002}, timeout=400)
+        assert got["wrong"] == 0 and got["hung"] == 0, got
+        assert got["spoke"] > count * 0.9, got
+        seen = f.seen()
+        assert seen["posts"] == count and seen["late_bytes"] == 0, (seen, got)
+        assert f.metric("sluice_splice_packets_total", 'kind="client-payload-dropped"') > 0
+        assert f.spliced() > count / 2
+
+
+def test_a_spliced_client_is_told_to_close():
+    with Field() as f:
+        got = f.run(count=20, concurrency=10, spec={"size": 800, "piece": 100, "gap": 0.001})
+        all_whole(got, 20)
+        assert got["close_told"] == 20, got
+
+
+def test_clients_that_leave_end_their_answer_at_the_engine():
+    with Field() as f:
+        got = f.run(count=200 * MANY, concurrency=50, abort=1.0,
+                    spec={"size": 20000, "piece": 200, "gap": 0.002})
+        assert got["aborted"] == 200 * MANY, got
+        eventually("the engine noticed", lambda: f.seen()["aborted"] >= 190 * MANY)
+        f.quiet()
+        eventually("no request is left",
+                   lambda: f.metric("sluice_requests_running") == 0)
+
+
+def test_an_engine_that_dies_cuts_the_answer_and_never_bends_it():
+    with Field() as f:
+        got = f.run(count=200 * MANY, concurrency=50,
+                    spec={"size": 5000, "piece": 200, "gap": 0.001, "cut": [0.3, 0.6, 0.99]})
+        assert got["whole"] == 0 and got["wrong"] == 0 and got["hung"] == 0, got
+        assert got["cut"] == 200 * MANY, got
+        f.quiet()
+
+
+def test_slow_clients_get_every_byte():
+    with Field() as f:
+        got = f.run(count=10 * MANY, concurrency=10, slow=400000, rcvbuf=8192,
+                    spec={"size": 300000, "piece": 30000, "event": 4000})
+        all_whole(got, 10 * MANY)
+
+
+def test_streams_live_on_when_the_agent_is_killed_and_a_new_one_closes_their_account():
+    streams = 1000 if SOAK else 150
+    for _ in range(20 if SOAK else 1):
+        with Field() as f:
+            job = f.begin(count=streams, concurrency=streams, spread=0.5, timeout=90,
+                          spec={"size": 6000, "piece": 300, "gap": 0.1})
+            eventually("all are spliced",
+                       lambda: f.metric("sluice_flows_spliced") >= streams, 60)
+            f.agent.stop(signal.SIGKILL)
+            f.agent = f.start()
+            got = f.finish(job)
+            all_whole(got, streams)
+            eventually("the new agent adopted them all",
+                       lambda: f.metric("sluice_flows_adopted_total") == streams, 60)
+            eventually("their lines are in the log", lambda: sum(
+                '"path":"splice"' in line for line in f.agent.output().splitlines()) == streams)
+            lines = [json.loads(x) for x in f.agent.output().splitlines()
+                     if '"path":"splice"' in x]
+            assert len({x["request_id"] for x in lines}) == streams
+            assert all(x["bytes_out"] > 12000 for x in lines), lines[0]
+            f.quiet()
+            all_whole(f.run(count=20, concurrency=5, spec={"size": 500, "piece": 50}), 20)
+
+
+def test_the_account_counts_what_the_client_got():
+    with Field() as f:
+        all_whole(f.run(count=30, concurrency=10,
+                        spec={"size": 3000, "piece": 200, "gap": 0.002}), 30)
+        eventually("all lines are there", lambda: f.agent.output().count('"path":"splice"') == 30)
+        from splice_engine import wire
+        lines = [json.loads(x) for x in f.agent.output().splitlines() if '"path":"splice"' in x]
+        import random
+        for line in lines:
+            index = int(line["request_id"].split("-")[1])
+            draw = random.Random(index)
+            spec = {"size": 3000, "piece": 200, "gap": 0.002, "seed": draw.randrange(1 << 30)}
+            assert line["bytes_out"] == len(wire(spec)), (line, len(wire(spec)))
+            assert line["ttft_us"] and line["total_us"] >= line["ttft_us"]
+
+
+def test_what_does_not_qualify_is_relayed_and_says_why():
+    with Field() as f:
+        r = subprocess.run(f.client.enter + [
+            "curl", "-s", f"http://{GATEWAY}:{PORT}/v1/chat/completions", "-H",
+            "x-request-id: short", "-d", json.dumps(chat('{"size":5,"seed":1}', stream=False))],
+            capture_output=True, text=True)
+        assert r.returncode == 0
+        why = json.loads(f.get(f.gw, "127.0.0.1", ADMIN, "/state/decisions/short"))
+        assert why["path"] == "relay" and why["path_refused"] == {"splice": "short-answer"}, why
+        assert "no splice: the answer is short" in why["why"], why
+        assert f.metric("sluice_path_refused_total", 'reason="short-answer"') == 1
+        assert f.spliced() == 0
+
+
+main(globals())
