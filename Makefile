@@ -38,7 +38,7 @@ UNIT  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/bench_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 # The views over the agent's maps are one skeleton; what attaches to traffic loads, and fails, alone.
-BPF_ALONE := guard probe splice
+BPF_ALONE := guard probe splice steer
 BPF   := $(filter-out $(BPF_ALONE:%=bpf/%.bpf.c),$(wildcard bpf/*.bpf.c))
 SKEL  := $(if $(BPF),$(GEN)/sluice.skel.h) $(BPF_ALONE:%=$(GEN)/%.skel.h)
 

@@ -94,7 +94,12 @@
 		*/
 
 /* Paths through the kernel. */
-#define INTERFACES_MAX 256 /* followed; one more is not, logged: its answers are relayed */
+#define STEER_FLOWS_MAX 16384 /* at a time; more: path_refused_total{reason="full"} */
+#define STEER_PORTS_MAX 64    /* listened on; clients of further ones are relayed */
+#define STEER_CREDIT_BYTES                                                                         \
+	(512 * 1024) /* under way to a client; more: relayed, steer_out_of_credit_total */
+#define STEER_RESUME_BYTES (64 * 1024) /* under way at most when a flow is redirected again */
+#define INTERFACES_MAX	   256 /* followed; one more is not, logged: its answers are relayed */
 
 /* What engines say of their KV caches. */
 #define KV_MESSAGE_BYTES_MAX (16 << 20) /* skipped; kv_events_refused_total{reason="too-large"} */

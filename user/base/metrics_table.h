@@ -317,6 +317,10 @@ COUNTER(KV_GLUES_REFUSED, "kv_glues_refused_total", "", "Template pieces beyond 
 COUNTER(KV_GLUES_LEARNED, "kv_glues_learned_total", "", "Template pieces learned from engines")
 COUNTER(KV_CONTRADICTED, "kv_templates_contradicted_total", "",
 	"Models whose answers contradict what was learned of their template")
+COUNTER(STEER_BYTES, "steer_bytes_total", "",
+	"Bytes of answers that went straight from the endpoint's socket to the client's")
+COUNTER(STEER_OUT_OF_CREDIT, "steer_out_of_credit_total", "",
+	"Times that a steered answer was relayed for a while: its client read too slowly")
 COUNTER(PATH_RELAY, "path_total", "path=\"relay\"",
 	"Answers of endpoints, by the way their bytes took")
 COUNTER(PATH_STEER, "path_total", "path=\"steer\"",

@@ -12,10 +12,12 @@
 #include "base/metrics.h"
 #include "dataplane/request.h"
 #include "dataplane/splice.h"
+#include "dataplane/steer.h"
 #include "dataplane/upstream.h"
 
 /* The best first. */
 static const struct path_ops *const table[] = {
+	&steer_ops,
 	&splice_ops,
 };
 
@@ -157,8 +159,13 @@ void path_moment(struct upstream *up)
 	struct request *req = up->req;
 	enum path_refusal why;
 
-	if (!req->path.ops || !req->path.prepared || req->path.choice.taken)
+	if (!req->path.ops || !req->path.prepared)
 		return;
+	if (req->path.choice.taken) {
+		if (req->path.ops->again)
+			req->path.ops->again(up);
+		return;
+	}
 	if (up->framing == HTTP1_UNTIL_CLOSE || up->dechunk || up->rechunk) {
 		path_refuse(req, PATH_NO_FRAMING);
 		return;

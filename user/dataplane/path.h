@@ -50,6 +50,8 @@ struct path_ops {
 	/* up->fd is fresh and not connected. Not PATH_LATER. May be NULL. */
 	enum path_refusal (*prepare)(struct upstream *up);
 	enum path_refusal (*hand_over)(struct upstream *up);
+	/* Taken, and what the relay passed on since is with the client's socket. May be NULL. */
+	void (*again)(struct upstream *up);
 	/* May be NULL. req->up is still there; the sockets are closed after it. */
 	void (*let_go)(struct upstream *up);
 	/* Once a turn of each worker's loop. May be NULL. */

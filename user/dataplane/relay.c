@@ -339,6 +339,7 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	struct request *req = up->req;
 	struct client *c = req->client;
 	struct block *ours = block_new(&up->worker->blocks, BLOCK_SMALL), *b = up->in;
+	uint64_t body_at = up->read_bytes - (b->end - head_bytes);
 	bool chunked = (up->framing == HTTP1_CHUNKED && !up->dechunk) || up->rechunk;
 	bool keep = req->head.keep_alive && !up->dechunk && !c->close && !up->worker->draining &&
 		    !(req->path.ops && req->path.ops->closes_client) &&
@@ -379,6 +380,7 @@ static void relay_commit(struct upstream *up, const struct http1_head *head, uin
 	/* The held bytes were observed once already: begin the observation anew. */
 	up->chunks = up->shown = (struct http1_chunks){0};
 	up->left = up->framing == HTTP1_LENGTH_BODY ? head->content_length : 0;
+	up->answer_bytes = body_at + up->left;
 	req->sse = (struct sse){0};
 	body_pass(up, b, (uint32_t)n);
 }

@@ -40,6 +40,8 @@ struct upstream {
 	uint32_t good;			   /* of the block just received: whole events */
 	bool dechunk, rechunk;		   /* HTTP/1.0 client; endpoint that frames by closing */
 	int status;
+	uint64_t answer_bytes; /* head and body, of a Content-Length answer: position of its end */
+	uint32_t ending;       /* steer: looks at whether all has arrived */
 	struct upstream *next_free;
 };
 

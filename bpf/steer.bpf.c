@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Steer: the endpoint's process runs on this kernel (in whichever namespace), so that its sends can
+ * go straight to the client's socket.
+ *
+ *   on_socket (sock_ops)  our connect: the connection is expected
+ *                         the endpoint's accept of it: its socket is known, before any data
+ *                         acknowledgements of the client: the credit is renewed
+ *   on_send (sk_msg)      each send of such an endpoint: count, then to us, or to the client
+ *
+ * A socket that was put into steer_endpoints stays until it closes. One writer of the client's
+ * stream at a time: the bit in word says which.
+ */
+#include <vmlinux.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "sluice/limits.h"
+#include "steer.h"
+
+#define AF_INET	   2
+#define LAST_CHUNK 5 /* bytes: 0 CR LF CR LF */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, STEER_FLOWS_MAX);
+	__type(key, __u32);
+	__type(value, struct sluice_steer_flow);
+} steer_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sluice_steer_owner);
+} steer_owner SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, STEER_FLOWS_MAX);
+	__type(key, struct sluice_steer_tuple);
+	__type(value, struct sluice_steer_expected);
+} steer_expected SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, STEER_FLOWS_MAX);
+	__type(key, __u64);
+	__type(value, __u64);
+} steer_endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, STEER_FLOWS_MAX);
+	__type(key, __u64);
+	__type(value, __u64);
+} steer_clients SEC(".maps");
+
+/* Our listen ports: only their connections report round trips. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, STEER_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} steer_ports SEC(".maps");
+
+/* Every word is read by itself: the verifier takes no context pointer that was computed. */
+#define READ(to, field)                                                                            \
+	do {                                                                                       \
+		(to) = (field);                                                                    \
+		barrier_var(to);                                                                   \
+	} while (0)
+
+static __always_inline void local_of(struct bpf_sock_ops *ops, __u8 *to)
+{
+	__u32 words[4] = {0, 0, bpf_htonl(0xffff), 0};
+
+	if (ops->family == AF_INET) {
+		READ(words[3], ops->local_ip4);
+	} else {
+		READ(words[0], ops->local_ip6[0]);
+		READ(words[1], ops->local_ip6[1]);
+		READ(words[2], ops->local_ip6[2]);
+		READ(words[3], ops->local_ip6[3]);
+	}
+	__builtin_memcpy(to, words, sizeof(words));
+}
+
+static __always_inline void remote_of(struct bpf_sock_ops *ops, __u8 *to)
+{
+	__u32 words[4] = {0, 0, bpf_htonl(0xffff), 0};
+
+	if (ops->family == AF_INET) {
+		READ(words[3], ops->remote_ip4);
+	} else {
+		READ(words[0], ops->remote_ip6[0]);
+		READ(words[1], ops->remote_ip6[1]);
+		READ(words[2], ops->remote_ip6[2]);
+		READ(words[3], ops->remote_ip6[3]);
+	}
+	__builtin_memcpy(to, words, sizeof(words));
+}
+
+/* The connection as its connecting side sees it. */
+static __noinline int tuple_of_connecting(struct bpf_sock_ops *ops, struct sluice_steer_tuple *t)
+{
+	if (!t)
+		return 0;
+	local_of(ops, t->local);
+	remote_of(ops, t->remote);
+	t->local_port = (__u16)ops->local_port;
+	t->remote_port = (__u16)bpf_ntohl(ops->remote_port);
+	return 0;
+}
+
+static __noinline int tuple_of_accepting(struct bpf_sock_ops *ops, struct sluice_steer_tuple *t)
+{
+	if (!t)
+		return 0;
+	local_of(ops, t->remote);
+	remote_of(ops, t->local);
+	t->remote_port = (__u16)ops->local_port;
+	t->local_port = (__u16)bpf_ntohl(ops->remote_port);
+	return 0;
+}
+
+static __always_inline struct sluice_steer_owner *owner_of(struct bpf_sock_ops *ops, __u64 flags)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	return sk ? bpf_sk_storage_get(&steer_owner, sk, 0, flags) : NULL;
+}
+
+static __always_inline void connects(struct bpf_sock_ops *ops)
+{
+	struct sluice_steer_owner *owner = owner_of(ops, 0);
+	struct sluice_steer_expected e = {};
+	struct sluice_steer_tuple t;
+
+	if (!owner || owner->role != SLUICE_STEER_UPSTREAM)
+		return;
+	tuple_of_connecting(ops, &t);
+	e.netns = bpf_get_netns_cookie(ops);
+	e.slot = owner->slot;
+	if (bpf_map_update_elem(&steer_expected, &t, &e, BPF_ANY) == 0)
+		bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void accepts(struct bpf_sock_ops *ops)
+{
+	struct sluice_steer_expected *e, found;
+	__u64 cookie = bpf_get_socket_cookie(ops);
+	__u32 port = ops->local_port;
+	struct sluice_steer_owner *owner;
+	struct sluice_steer_flow *f;
+	struct sluice_steer_tuple t;
+
+	if (bpf_map_lookup_elem(&steer_ports, &port))
+		bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_RTT_CB_FLAG);
+	tuple_of_accepting(ops, &t);
+	e = bpf_map_lookup_elem(&steer_expected, &t);
+	if (!e || (steer_is_loopback(t.remote) && e->netns != bpf_get_netns_cookie(ops)))
+		return;
+	found = *e;
+	f = bpf_map_lookup_elem(&steer_flows, &found.slot);
+	owner = owner_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!f || !owner || bpf_map_delete_elem(&steer_expected, &t))
+		return;
+	owner->slot = found.slot;
+	owner->role = SLUICE_STEER_ENDPOINT;
+	bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (bpf_sock_hash_update(ops, &steer_endpoints, &cookie, BPF_NOEXIST) == 0)
+		__sync_fetch_and_or(&f->state, SLUICE_STEER_SEEN);
+	else
+		owner->role = 0;
+}
+
+static __always_inline void acknowledges(struct bpf_sock_ops *ops)
+{
+	struct sluice_steer_owner *owner = owner_of(ops, 0);
+	struct sluice_steer_flow *f;
+
+	if (!owner || owner->role != SLUICE_STEER_CLIENT)
+		return;
+	f = bpf_map_lookup_elem(&steer_flows, &owner->slot);
+	if (f)
+		f->acked = ops->bytes_acked;
+}
+
+static __always_inline void closes(struct bpf_sock_ops *ops)
+{
+	struct sluice_steer_owner *owner = owner_of(ops, 0);
+	struct sluice_steer_flow *f;
+	struct sluice_steer_tuple t;
+
+	if (!owner)
+		return;
+	if (owner->role == SLUICE_STEER_UPSTREAM) {
+		tuple_of_connecting(ops, &t);
+		bpf_map_delete_elem(&steer_expected, &t);
+	} else if (owner->role == SLUICE_STEER_ENDPOINT) {
+		f = bpf_map_lookup_elem(&steer_flows, &owner->slot);
+		owner->role = 0;
+		if (f)
+			__sync_fetch_and_or(&f->state, SLUICE_STEER_CLOSED);
+	}
+}
+
+SEC("sockops")
+int on_socket(struct bpf_sock_ops *ops)
+{
+	switch (ops->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		connects(ops);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		accepts(ops);
+		break;
+	case BPF_SOCK_OPS_RTT_CB:
+		acknowledges(ops);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ops->args[1] == BPF_TCP_CLOSE)
+			closes(ops);
+		break;
+	}
+	return 1;
+}
+
+/* Does the message end with a last chunk? Only where it lies in one piece, as small ones do. */
+static __always_inline bool ends_the_answer(struct sk_msg_md *msg, __u32 size)
+{
+	const __u8 *p = msg->data, *end = msg->data_end;
+	__u32 at = (size - LAST_CHUNK) & 0x7fff;
+
+	if (size < LAST_CHUNK || size > 0x7fff)
+		return false;
+	p += at;
+	barrier_var(p);
+	if (p + LAST_CHUNK > end)
+		return false;
+	return p[0] == '0' && p[1] == '\r' && p[2] == '\n' && p[3] == '\r' && p[4] == '\n';
+}
+
+static __always_inline void message_note(struct sluice_steer_flow *f)
+{
+	__u64 now_ns = bpf_ktime_get_ns(), gap_ns = now_ns - f->last_ns;
+
+	if (f->messages++) {
+		f->gaps[steer_gap_bucket(gap_ns)]++;
+		f->stalls += gap_ns > 1000000000ULL;
+	}
+	f->last_ns = now_ns;
+}
+
+SEC("sk_msg")
+int on_send(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	__u32 size = msg->size;
+	struct sluice_steer_owner *owner;
+	struct sluice_steer_flow *f;
+	__u64 before;
+
+	if (!sk)
+		return SK_PASS;
+	owner = bpf_sk_storage_get(&steer_owner, sk, 0, 0);
+	if (!owner || owner->role != SLUICE_STEER_ENDPOINT)
+		return SK_PASS;
+	f = bpf_map_lookup_elem(&steer_flows, &owner->slot);
+	if (!f)
+		return SK_PASS;
+	before = __sync_fetch_and_add(&f->word, size);
+	message_note(f);
+	f->ended = ends_the_answer(msg, size);
+	if (!steer_is_redirected(before))
+		return SK_PASS;
+	if (!steer_has_credit(f, size)) {
+		__sync_fetch_and_and(&f->word, ~SLUICE_STEER_REDIRECT);
+		f->out_of_credit++;
+		return SK_PASS;
+	}
+	f->redirected += size;
+	return (int)bpf_msg_redirect_hash(msg, &steer_clients, &f->client, 0);
+}
+
+char LICENSE[] SEC("license") __weak = "Dual BSD/GPL";
