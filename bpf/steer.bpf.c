@@ -18,8 +18,7 @@
 #include "sluice/limits.h"
 #include "steer.h"
 
-#define AF_INET	   2
-#define LAST_CHUNK 5 /* bytes: 0 CR LF CR LF */
+#define AF_INET 2
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -228,19 +227,25 @@ int on_socket(struct bpf_sock_ops *ops)
 	return 1;
 }
 
-/* Does the message end with a last chunk? Only where it lies in one piece, as small ones do. */
-static __always_inline bool ends_the_answer(struct sk_msg_md *msg, __u32 size)
+/*
+ * The last bytes that were sent, so that the agent can tell whether a last chunk was among them.
+ * Of a message whose end lies in another piece than its beginning they are not known: zeroes.
+ */
+static __always_inline __u64 tail_of(struct sk_msg_md *msg, __u32 size, __u64 tail)
 {
 	const __u8 *p = msg->data, *end = msg->data_end;
-	__u32 at = (size - LAST_CHUNK) & 0x7fff;
+	__u32 n = size < SLUICE_STEER_TAIL ? size : SLUICE_STEER_TAIL;
 
-	if (size < LAST_CHUNK || size > 0x7fff)
-		return false;
-	p += at;
+	if (size > 0x7fff)
+		return 0;
+	p += (size - n) & 0x7fff;
 	barrier_var(p);
-	if (p + LAST_CHUNK > end)
-		return false;
-	return p[0] == '0' && p[1] == '\r' && p[2] == '\n' && p[3] == '\r' && p[4] == '\n';
+	for (__u32 i = 0; i < SLUICE_STEER_TAIL && i < n; i++) {
+		if (p + i + 1 > end)
+			return 0;
+		tail = tail << 8 | p[i];
+	}
+	return tail;
 }
 
 static __always_inline void message_note(struct sluice_steer_flow *f)
@@ -273,7 +278,7 @@ int on_send(struct sk_msg_md *msg)
 		return SK_PASS;
 	before = __sync_fetch_and_add(&f->word, size);
 	message_note(f);
-	f->ended = ends_the_answer(msg, size);
+	f->tail = tail_of(msg, size, f->tail);
 	if (!steer_is_redirected(before))
 		return SK_PASS;
 	if (!steer_has_credit(f, size)) {

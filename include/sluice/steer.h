@@ -18,6 +18,7 @@
 #define SLUICE_STEER_REDIRECT (1ULL << 62)
 
 #define SLUICE_STEER_GAPS 32
+#define SLUICE_STEER_TAIL 7 /* bytes of a tail: a line end and the last chunk */
 
 enum sluice_steer_state {
 	SLUICE_STEER_SEEN = 1, /* the endpoint's socket is on this kernel, and in steer_endpoints */
@@ -40,9 +41,8 @@ struct sluice_steer_flow {
 	__u32 messages;	  /* sends of the endpoint; an event may take two, or share one */
 	__u32 state;	  /* of SLUICE_STEER_* */
 	__u32 out_of_credit;
-	__u32 stalls; /* gaps of more than a second */
-	__u32 ended;  /* the last message ended with a last chunk */
-	__u32 pad;
+	__u32 stalls;		       /* gaps of more than a second */
+	__u64 tail;		       /* the last bytes sent, the last one lowest; 0: not known */
 	__u32 gaps[SLUICE_STEER_GAPS]; /* between messages: [i] counts 2^i us and more */
 	__u64 reserved[6];
 };
@@ -87,6 +87,12 @@ STEER_INLINE __u64 steer_sent(__u64 word)
 STEER_INLINE __u64 steer_settled_word(__u64 relayed, __u64 redirected)
 {
 	return relayed + redirected;
+}
+
+/* CR LF 0 CR LF CR LF. A chunk's payload could end so too, but no engine stops there. */
+STEER_INLINE bool steer_tail_is_last_chunk(__u64 tail)
+{
+	return (tail & 0xffffffffffffffULL) == 0x0d0a300d0a0d0aULL;
 }
 
 #ifndef __bpf__

@@ -219,7 +219,7 @@ static void finish(struct upstream *up, const char *cause)
 static bool answer_is_whole(const struct upstream *up, const struct sluice_steer_flow *f)
 {
 	if (up->framing == HTTP1_CHUNKED)
-		return f->ended;
+		return steer_tail_is_last_chunk(f->tail);
 	return up->read_bytes + f->redirected >= up->answer_bytes;
 }
 
