@@ -85,7 +85,7 @@
 		*/
 #define FLOW_IDLE_MS	  3600000 /* a spliced flow without a byte is given back; flows_idle_total */
 #define FLOW_FIN_MS	  60000	  /* and one that only one side has closed */
-#define PATH_SHORT_TOKENS 1024	  /* relayed; path_refused_total{reason="short-answer"} */
+#define PATH_SHORT_TOKENS 1024	  /* relayed; path_refused_total, "short-answer" */
 
 /* The guard (XDP). */
 #define GUARD_PREFIXES_MAX 65536 /* in the deny list; one more is refused by sluicectl guard */
@@ -94,7 +94,7 @@
 		*/
 
 /* Paths through the kernel. */
-#define STEER_FLOWS_MAX 16384 /* at a time; more: path_refused_total{reason="full"} */
+#define STEER_FLOWS_MAX 16384 /* at a time; more: path_refused_total, "full" */
 #define STEER_PORTS_MAX 64    /* listened on; clients of further ones are relayed */
 #define STEER_CREDIT_BYTES                                                                         \
 	(512 * 1024) /* under way to a client; more: relayed, steer_out_of_credit_total */

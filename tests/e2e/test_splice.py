@@ -217,9 +217,9 @@ def test_streams_live_on_when_the_agent_is_killed_and_a_new_one_closes_their_acc
             eventually("the new agent adopted them all",
                        lambda: f.metric("sluice_flows_adopted_total") == streams, 60)
             eventually("their lines are in the log", lambda: sum(
-                '"path":"splice"' in line for line in f.agent.output().splitlines()) == streams)
+                '"way":"splice"' in line for line in f.agent.output().splitlines()) == streams)
             lines = [json.loads(x) for x in f.agent.output().splitlines()
-                     if '"path":"splice"' in x]
+                     if '"way":"splice"' in x]
             assert len({x["request_id"] for x in lines}) == streams
             assert all(x["bytes_out"] > 12000 for x in lines), lines[0]
             f.quiet()
@@ -230,9 +230,9 @@ def test_the_account_counts_what_the_client_got():
     with Field() as f:
         all_whole(f.run(count=30, concurrency=10,
                         spec={"size": 3000, "piece": 200, "gap": 0.002}), 30)
-        eventually("all lines are there", lambda: f.agent.output().count('"path":"splice"') == 30)
+        eventually("all lines are there", lambda: f.agent.output().count('"way":"splice"') == 30)
         from splice_engine import wire
-        lines = [json.loads(x) for x in f.agent.output().splitlines() if '"path":"splice"' in x]
+        lines = [json.loads(x) for x in f.agent.output().splitlines() if '"way":"splice"' in x]
         import random
         for line in lines:
             index = int(line["request_id"].split("-")[1])

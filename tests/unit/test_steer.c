@@ -52,10 +52,10 @@ static void gaps_fall_into_powers_of_two(void **state)
 		__u64 ns;
 		__u32 bucket;
 	} rows[] = {
-		{0, 0},		 {999, 0},	  {1000, 0},
-		{2000, 1},	 {3999, 1},	  {4000, 2},
-		{1023999, 9},	 {1024000, 10},	  {1000000000, 19},
-		{1ULL << 50, 31}, /* 13 days of us need 40 bits: the last one takes all */
+		{0, 0},		  {999, 0},	    {1000, 0},	  {2000, 1},
+		{3999, 1},	  {4000, 2},	    {1023999, 9}, {1024000, 10},
+		{1000000000, 19}, {1ULL << 50, 31}, /* 13 days of us need 40 bits: the last one
+						       takes all */
 	};
 
 	(void)state;

@@ -165,7 +165,7 @@ static size_t line_format(const struct access_record *r, char *buf, size_t size)
 	put_string(&l, "endpoint", r->endpoint);
 	put_number(&l, "attempts", r->attempts);
 	if (r->attempts)
-		put_string(&l, "path", path_name(r->way.taken));
+		put_string(&l, "way", path_name(r->way.taken));
 	put_number(&l, "hit_blocks", r->hit_blocks);
 	put_number(&l, "total_blocks", r->total_blocks);
 	if (r->usage_known) {
