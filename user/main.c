@@ -418,7 +418,6 @@ static int handover_begin(struct agent *a)
 	if (err)
 		return err;
 	service_notify("READY=1");
-	a->machine = machine_new(&a->cfg);
 	return 0;
 }
 
@@ -461,6 +460,7 @@ static int agent_start(struct agent *a)
 		return err;
 	a->started_ns = clock_mono_ns();
 	a->ready = true;
+	a->machine = machine_new(&a->cfg);
 	err = admin_init(a);
 	return err ? err : handover_begin(a);
 }
@@ -514,9 +514,9 @@ static void agent_hand_over(struct agent *a, const sigset_t *signals)
 
 static void agent_stop(struct agent *a)
 {
+	admin_free(a->admin); /* first: it asks all the others */
 	machine_free(a->machine);
 	handover_close(a->handover);
-	admin_free(a->admin);
 	for (unsigned int i = 0; a->workers && i < a->worker_count; i++)
 		worker_stop(&a->workers[i]);
 	interfaces_free(a->interfaces, true);
