@@ -256,4 +256,4 @@ def test_what_does_not_qualify_is_relayed_and_says_why():
         assert f.spliced() == 0
 
 
-main(globals())
+main(globals()) if __name__ == "__main__" else None

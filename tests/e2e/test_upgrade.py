@@ -172,6 +172,39 @@ def line_metric(line, name, label=""):
     return total
 
 
+def test_spliced_streams_live_on_and_the_successor_closes_their_account():
+    from test_splice import ADMIN, Field, all_whole
+    streams, rounds = (400, 10) if SOAK else (60, 2)
+    with Field() as f:
+        pid = f.agent.pid
+
+        def successor():
+            out = subprocess.run(f.gw.enter + [os.path.join(BIN, "sluicectl"), "--admin",
+                                               f"127.0.0.1:{ADMIN}", "--json", "upgrade"],
+                                 capture_output=True, text=True)
+            assert out.returncode == 0, out.stderr + f.agent.output()[-3000:]
+            return json.loads(out.stdout)["pid"]
+        try:
+            job = f.begin(count=streams * rounds * 2, concurrency=streams, spread=2, timeout=120,
+                          spec={"size": [1000, 6000], "piece": 300, "gap": 0.1})
+            for _ in range(rounds):
+                eventually("streams are spliced",
+                           lambda: f.metric("sluice_flows_spliced") >= streams / 3, 60)
+                old, pid = pid, successor()
+                assert (f.agent.popen.wait(60) if old == f.agent.pid
+                        else exit_status(old, 60)) == 0, f.agent.output()[-3000:]
+            all_whole(f.finish(job, 300), streams * rounds * 2)
+            f.quiet()
+            lines = f.agent.output().count('"path":"splice"')
+            assert lines > 0 and '"status":502' not in f.agent.output()
+            ids = re.findall(r'"request_id":"(\S+?)"', f.agent.output())
+            assert len(ids) == len(set(ids)) == streams * rounds * 2, (len(ids), len(set(ids)))
+        finally:
+            if pid != f.agent.pid:
+                os.kill(pid, signal.SIGTERM)
+                assert exit_status(pid) == 0
+
+
 # ---- one thing at a time ------------------------------------------------------------------------
 
 def request_bytes(text="hello", **more):

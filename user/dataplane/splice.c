@@ -474,6 +474,7 @@ static void settle(struct upstream *up)
 	struct client *c = req->client;
 	const struct splice_end *end = &req->splice.end;
 
+	splice_note_delete(&req->splice.client); /* nobody else is to account for it */
 	req->bytes_out += end->bytes;
 	req->kernel_packets = end->packets;
 	if (end->last_ns > req->last_ns)

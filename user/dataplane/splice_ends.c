@@ -53,9 +53,12 @@ void splice_orphan_account(struct worker *w, const struct splice_end *end)
 	struct sluice_flow_note note;
 	struct access_record *r;
 
-	metric_inc(M_PATH_SPLICE);
 	if (splice_note_read(&end->client, &note))
-		return;
+		return; /* its agent has told it */
+	splice_note_delete(&end->client);
+	metric_inc(M_PATH_SPLICE);
+	if (!end->idle)
+		metric_inc(M_FLOWS_ADOPTED);
 	r = access_log_begin(w->log, w->index);
 	if (!r)
 		return;

@@ -264,6 +264,11 @@ unsigned int splice_flows_walk(bool first, struct sluice_flow *ret, bool *ret_mo
 	return err && errno != ENOENT ? 0 : n;
 }
 
+void splice_note_delete(const struct sluice_flow_key *client)
+{
+	bpf_map_delete_elem(notes_fd, client);
+}
+
 uint64_t splice_owner_seen(uint32_t owner)
 {
 	uint64_t seen_ns = 0;

@@ -34,6 +34,8 @@ int splice_flow_read(const struct sluice_flow_key *key, struct sluice_flow *ret)
 bool splice_flow_exists(const struct sluice_flow_key *key);
 int splice_note_write(const struct sluice_flow_key *client, const struct sluice_flow_note *note);
 int splice_note_read(const struct sluice_flow_key *client, struct sluice_flow_note *ret);
+/* The account is closed: an agent that meets the flow in its grace time has nothing to tell. */
+void splice_note_delete(const struct sluice_flow_key *client);
 
 /*
  * The next flows, at most SPLICE_WALK; first: from the beginning. Returns how many; *ret_more:

@@ -146,8 +146,6 @@ static bool ending_step(struct ending *e, uint64_t now_ns)
 			return true;
 		}
 		end_fill(e, &client, &endpoint);
-		if (e->end.orphan && !e->end.idle)
-			metric_inc(M_FLOWS_ADOPTED);
 		e->told = splice_end_post(e->end.orphan ? 0 : splice_cookie_worker(e->cookie),
 					  &e->end);
 	}
