@@ -492,8 +492,11 @@ static void matches_time(const char *what, const uint16_t *at, bool judged)
 	for (unsigned int e = ENGINES; e < ENGINES + MATCHED; e++)
 		slots[e / 64] |= 1ULL << (e % 64);
 	for (uint32_t i = 0; i < MATCHES; i++) {
-		struct kv_prompt prompt = {bytes, prompt_make(i % row_count, bytes), 7, prefix,
-					   hints};
+		struct kv_prompt prompt = {.bytes = bytes,
+					   .len = prompt_make(i % row_count, bytes),
+					   .root = 7,
+					   .prefix = prefix,
+					   .hints = hints};
 		uint64_t t0 = cpu_ns(), t1;
 
 		kv_prompt_read(kv_index_hash(shared), &prompt);

@@ -137,6 +137,48 @@ def test_a_request_with_new_tools_is_precise_the_second_time():
         assert gw.metric("sluice_kv_prompts_total", match="precise") == 1
 
 
+def test_tool_calls_and_their_results_are_pieces_asked_for_once():
+    rng = random.Random(21)
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 100}}]
+    messages = [{"role": "system", "content": text(rng, 60)},
+                {"role": "user", "content": text(rng, 40)}]
+    with Engines(instances=2) as sims, gateway(sims) as gw:
+        def count(match):
+            return gw.metric("sluice_kv_prompts_total", match=match)
+
+        def turn(number):
+            caught_up(gw, sims)
+            return send(gw, {"model": "tiny", "max_tokens": 2, "tools": tools,
+                             "messages": messages}, number)
+        turn("first")  # the tools themselves are asked for
+        eventually("the tools' glue is learned",
+                   lambda: gw.metric("sluice_kv_glues_learned_total") == 2)
+        for step in range(4):
+            messages += [
+                {"role": "assistant", "content": None, "tool_calls": [
+                    {"id": f"call-{step}", "type": "function",
+                     "function": {"name": "f", "arguments": json.dumps({"q": text(rng, 9)})}}]},
+                {"role": "tool", "tool_call_id": f"call-{step}", "content": text(rng, 30)}]
+            learned = gw.metric("sluice_kv_pieces_learned_total")
+            d = turn(f"new-{step}")  # known up to the new call: so much at least is expected
+            assert 100 < d["cached_tokens_expected"] <= d["cached_tokens_reported"], d
+            eventually("both messages are asked for", lambda: gw.metric(
+                "sluice_kv_pieces_learned_total") == learned + 2)
+            d = turn(f"again-{step}")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 150, d
+        assert count("partial") == 4 and count("precise") == 4, (count("partial"),
+                                                                 count("precise"))
+        messages += [{"role": "assistant", "content": "It is " + text(rng, 9)},
+                     {"role": "user", "content": text(rng, 30)}]
+        turn("lead")  # what stands before an answer behind a result: asked for once
+        eventually("it is known", lambda: gw.metric("sluice_kv_pieces_learned_total") == 9)
+        d = turn("end")
+        assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 300, d
+        assert count("precise") == 5
+        assert gw.metric("sluice_kv_expected_tokens_total") == \
+            gw.metric("sluice_kv_reported_tokens_total") > 0
+
+
 def test_lost_doubled_and_overtaken_messages_are_replayed():
     rng = random.Random(7)
     with Engines("--event-loss", "15", "--event-duplicate", "15", "--event-reorder", "15",

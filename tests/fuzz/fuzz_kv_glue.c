@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An engine that answers anything to the sentinel conversations, and prompts of any bytes: what is
- * learned renders within its buffer, and the same at every size of it.
+ * learned renders within its buffer, and the same at every size of it. Messages that the glue does
+ * not cover are wished for, asked of the same engine, and then rendered too.
  */
 #include <assert.h>
 #include <errno.h>
@@ -50,6 +51,28 @@ static int answer(void *arg, const char *body, uint32_t *tokens, uint32_t max)
 	return (int)n;
 }
 
+static struct kv_pieces *pieces;
+
+/* False: nobody wished for anything. */
+static bool wishes_grant(struct kv_pieces *p, struct engine *e)
+{
+	struct kv_wish w;
+	bool any = false;
+
+	while (kv_pieces_wanted(p, &w)) {
+		struct kv_text text = {0};
+		int err = kv_piece_learn(vocab, answer, e, &w, &text);
+
+		if (err == -ENOMEM)
+			kv_pieces_put_back(p);
+		else
+			kv_pieces_grant(p, text.ptr, text.len);
+		free(text.ptr);
+		any = true;
+	}
+	return any;
+}
+
 static void vocab_make(void)
 {
 	static char json[16384];
@@ -69,25 +92,35 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct engine e = {data, data + half, 0};
 	struct kv_glue *g = NULL;
 	char *whole = malloc(4096), *part;
-	struct kv_out out = {whole, 0, 4096, false}, cut;
+	struct kv_out out = {whole, 0, 4096, false, 0}, cut;
 	struct kv_request r = {0};
 	int err;
 
 	if (!vocab)
 		vocab_make();
+	if (!pieces)
+		pieces = kv_pieces_new();
 	if (kv_glue_learn(vocab, answer, &e, span_of(NULL, 0), &g) == 0) {
 		struct span *member[] = {&r.messages, &r.prompt, &r.input, &r.system};
 
 		r.messages = span_of((const char *)data + half, size - half);
 		if (size > half)
 			*member[data[half] & 3] = r.messages;
+		r.pieces = pieces;
 		err = kv_render(g, vocab, &r, &out);
 		assert(out.len <= out.size);
+		if (wishes_grant(pieces, &e)) {
+			out = (struct kv_out){whole, 0, 4096, false, 0};
+			err = kv_render(g, vocab, &r, &out);
+			assert(out.len <= out.size);
+			wishes_grant(pieces, &e);
+		}
 		if (!err && out.len && !g->trims) {
 			part = malloc(out.len - 1 ? out.len - 1 : 1);
-			cut = (struct kv_out){part, 0, out.len - 1, false};
-			assert(kv_render(g, vocab, &r, &cut) == 0 && cut.full);
-			assert(memcmp(part, whole, cut.len) == 0);
+			cut = (struct kv_out){part, 0, out.len - 1, false, 0};
+			err = kv_render(g, vocab, &r, &cut);
+			assert(err == 0 ? cut.full : cut.rest);
+			assert(err || memcmp(part, whole, cut.len) == 0);
 			free(part);
 		}
 		kv_glue_free(g);

@@ -52,7 +52,8 @@ static struct kv_match match(struct span prompt, struct span adapter, struct spa
 	static uint32_t generations[ENDPOINTS_MAX];
 	static uint64_t prefix[KV_PROMPT_BYTES_MAX / KV_CELL_BYTES + 1];
 	uint64_t slots[KV_SLOT_WORDS] = {1u << 5};
-	struct kv_prompt p = {prompt.ptr, (uint32_t)prompt.len, 0, prefix, NULL};
+	struct kv_prompt p = {
+		.bytes = prompt.ptr, .len = (uint32_t)prompt.len, .root = 0, .prefix = prefix};
 
 	p.root = kv_hash_root(kv_index_hash(a.index), adapter,
 			      salt.len ? kv_extra_fold(0, salt) : 0);

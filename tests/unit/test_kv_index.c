@@ -133,7 +133,11 @@ static void check_match(int node, bool exact)
 	static struct kv_hints hints; /* stale ones, too: other seeds' and evicted blocks' */
 	uint64_t prefix[BYTES_MAX / KV_CELL_BYTES + 2], slots[KV_SLOT_WORDS] = {0};
 	const struct node *x = &nodes[node];
-	struct kv_prompt prompt = {bytes, x->end + 1, root_of(x->root), prefix, &hints};
+	struct kv_prompt prompt = {.bytes = bytes,
+				   .len = x->end + 1,
+				   .root = root_of(x->root),
+				   .prefix = prefix,
+				   .hints = &hints};
 
 	memcpy(bytes, x->bytes, x->end);
 	bytes[x->end] = '!';
@@ -323,7 +327,7 @@ static void another_generation_matches_nothing(void **state)
 	struct kv_match got[ENDPOINTS_MAX];
 	uint64_t prefix[1], slots[KV_SLOT_WORDS] = {1 << 3};
 	uint32_t generations[ENDPOINTS_MAX] = {[3] = 8};
-	struct kv_prompt prompt = {"abcd", 4, 0, prefix, NULL};
+	struct kv_prompt prompt = {.bytes = "abcd", .len = 4, .root = 0, .prefix = prefix};
 
 	(void)state;
 	begin(1 << 20, 3);
@@ -350,7 +354,7 @@ static void a_block_that_ends_with_the_prompt_does_not_count(void **state)
 	struct kv_match got[ENDPOINTS_MAX];
 	uint64_t prefix[1], slots[KV_SLOT_WORDS] = {1};
 	uint32_t generations[ENDPOINTS_MAX] = {0};
-	struct kv_prompt prompt = {"abcdef", 3, 0, prefix, NULL};
+	struct kv_prompt prompt = {.bytes = "abcdef", .len = 3, .root = 0, .prefix = prefix};
 
 	(void)state;
 	begin(1 << 20, 3);
@@ -390,7 +394,10 @@ static void a_wide_fork_is_walked(void **state)
 		assert_int_equal(kv_index_add(ix, &chain, i, 0, text[i], n), 0);
 	}
 	for (unsigned int i = 0; i < 4000; i++) {
-		struct kv_prompt prompt = {text[i], sizeof(text[i]), root_of(0), prefix, NULL};
+		struct kv_prompt prompt = {.bytes = text[i],
+					   .len = sizeof(text[i]),
+					   .root = root_of(0),
+					   .prefix = prefix};
 
 		kv_prompt_read(kv_index_hash(ix), &prompt);
 		kv_index_match(ix, &prompt, slots, generations, got);
@@ -407,7 +414,8 @@ static void fingerprints_go_on_from_any_byte(void **state)
 	char text[700];
 	struct kv_hash k;
 	uint64_t prefix[8], whole;
-	struct kv_prompt prompt = {text, sizeof(text), 99, prefix, NULL};
+	struct kv_prompt prompt = {
+		.bytes = text, .len = sizeof(text), .root = 99, .prefix = prefix};
 
 	(void)state;
 	rng = 77;
@@ -447,7 +455,11 @@ static void *reader(void *arg)
 	slots[0] = (1 << ENDPOINTS) - 1;
 	while (!stop) {
 		const struct node *x = &nodes[n++ % NODES];
-		struct kv_prompt prompt = {x->bytes, x->end, root_of(x->root), prefix, hints};
+		struct kv_prompt prompt = {.bytes = x->bytes,
+					   .len = x->end,
+					   .root = root_of(x->root),
+					   .prefix = prefix,
+					   .hints = hints};
 
 		kv_prompt_read(kv_index_hash(ix), &prompt);
 		kv_index_match(ix, &prompt, slots, generations, got);

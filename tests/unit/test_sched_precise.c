@@ -18,7 +18,8 @@ static struct endpoint endpoints[3];
 static struct sched_candidate candidates[3];
 static struct kv_match scratch[ENDPOINTS_MAX];
 static uint64_t prefix[2], hashes[4] = {11, 22, 33, 44};
-static struct kv_prompt prompt = {PROMPT, sizeof(PROMPT) - 1, 9, prefix, NULL};
+static struct kv_prompt prompt = {
+	.bytes = PROMPT, .len = sizeof(PROMPT) - 1, .root = 9, .prefix = prefix};
 static struct sched_request request = {.kv_prompt = &prompt};
 static struct sched_view view;
 

@@ -107,10 +107,17 @@ static void content_text(json_t *content, struct out *to)
 	}
 }
 
-static void message_text(const char *role, json_t *content, struct out *to)
+static void message_text(const char *role, json_t *content, json_t *calls, struct out *to)
 {
 	out_printf(to, "<|im_start|>%s\n", role);
 	content_text(content, to);
+	if (json_array_size(calls)) {
+		char *text = json_dumps(calls, JSON_SORT_KEYS);
+
+		out_printf(to, "<calls>");
+		out_add(to, text, strlen(text));
+		free(text);
+	}
 	out_printf(to, "<|im_end|>\n%s", extra ? extra : "");
 }
 
@@ -123,7 +130,8 @@ static void messages_text(json_t *messages, struct out *to)
 	{
 		const char *role = json_string_value(json_object_get(m, "role"));
 
-		message_text(role ? role : "user", json_object_get(m, "content"), to);
+		message_text(role ? role : "user", json_object_get(m, "content"),
+			     json_object_get(m, "tool_calls"), to);
 	}
 }
 
@@ -144,10 +152,10 @@ static void chat_text(json_t *body, struct out *to)
 		free(text);
 	}
 	if (system)
-		message_text("system", system, to);
+		message_text("system", system, NULL, to);
 	messages_text(json_object_get(body, "messages"), to);
 	if (json_is_string(input))
-		message_text("user", input, to);
+		message_text("user", input, NULL, to);
 	else
 		messages_text(input, to);
 	if (!json_is_false(json_object_get(body, "add_generation_prompt")))

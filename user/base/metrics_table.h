@@ -311,10 +311,16 @@ COUNTER(KV_LATE, "kv_event_late_total", "", "Messages that came twice or too lat
 COUNTER(KV_SOURCES_REFUSED, "kv_sources_refused_total", "", "Event sockets beyond KV_SOURCES_MAX")
 COUNTER(KV_PROMPTS_EXACT, "kv_prompts_total", "match=\"precise\"",
 	"Prompts by how their cached part was found")
+COUNTER(KV_PROMPTS_CUT, "kv_prompts_total", "match=\"partial\"",
+	"Prompts by how their cached part was found")
 COUNTER(KV_PROMPTS_UNKNOWN, "kv_prompts_total", "match=\"approximate\"",
 	"Prompts by how their cached part was found")
 COUNTER(KV_GLUES_REFUSED, "kv_glues_refused_total", "", "Template pieces beyond KV_GLUES_MAX")
 COUNTER(KV_GLUES_LEARNED, "kv_glues_learned_total", "", "Template pieces learned from engines")
+COUNTER(KV_PIECES_LEARNED, "kv_pieces_learned_total", "",
+	"Messages that no glue covers, as an engine rendered them")
+COUNTER(KV_PIECES_REFUSED, "kv_pieces_refused_total", "",
+	"Such messages that were too long, or too many at a time, to be asked for")
 COUNTER(KV_CONTRADICTED, "kv_templates_contradicted_total", "",
 	"Models whose answers contradict what was learned of their template")
 COUNTER(STEER_BYTES, "steer_bytes_total", "",

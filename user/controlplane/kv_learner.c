@@ -254,6 +254,26 @@ static void wish_grant(struct kv_model *model, const struct endpoint *ep)
 	atomic_store(&model->wish, KV_WISH_NONE);
 }
 
+/* Messages that no glue covers. What gets no answer is wished for again. */
+static void pieces_learn(struct kv_learner *l, struct kv_model *model, const struct endpoint *ep)
+{
+	struct asker asker = {ep, model->name, model->vocab};
+	struct kv_wish w;
+
+	while (!l->stop && kv_pieces_wanted(model->pieces, &w)) {
+		struct kv_text text = {0};
+		int err = kv_piece_learn(model->vocab, tokenize, &asker, &w, &text);
+
+		if (!err || err == -ENOTSUP || err == -ENOENT)
+			kv_pieces_grant(model->pieces, text.ptr, text.len);
+		else
+			kv_pieces_put_back(model->pieces);
+		free(text.ptr);
+		if (err && err != -ENOTSUP && err != -ENOENT)
+			return;
+	}
+}
+
 /* Ids that events came with. One that gets no answer is wanted again when it comes again. */
 static void wanted_learn(struct kv_learner *l, struct kv_model *model, const struct endpoint *ep)
 {
@@ -281,6 +301,8 @@ static void endpoint_ask(struct kv_learner *l, struct endpoint *ep, struct kv_mo
 	}
 	if (a->glue && atomic_load(&model->wish) == KV_WISH_THERE)
 		wish_grant(model, ep);
+	if (a->glue)
+		pieces_learn(l, model, ep);
 	if (model->vocab->learned)
 		wanted_learn(l, model, ep);
 }

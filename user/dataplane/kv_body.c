@@ -99,6 +99,8 @@ bool kv_body_read(struct request *req, const struct model *model, struct kv_prom
 	if (!p->models || !model)
 		return false;
 	precise = wanted(req, model, &w) && kv_prompter_read(p, &w, ret);
-	metric_inc(precise ? M_KV_PROMPTS_EXACT : M_KV_PROMPTS_UNKNOWN);
+	metric_inc(!precise   ? M_KV_PROMPTS_UNKNOWN
+		   : ret->cut ? M_KV_PROMPTS_CUT
+			      : M_KV_PROMPTS_EXACT);
 	return precise;
 }

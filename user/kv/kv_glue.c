@@ -13,6 +13,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "kv/kv_pieces.h"
 #include "kv/kv_render.h"
 #include "sluice/limits.h"
 
@@ -52,10 +53,12 @@ void kv_glue_free(struct kv_glue *g)
 	for (unsigned int a = 0; a < KV_ROLES; a++) {
 		free(g->begin[a].ptr);
 		free(g->end[a].ptr);
+		free(g->after[a].ptr);
 		for (unsigned int b = 0; b < KV_ROLES; b++)
 			free(g->between[a][b].ptr);
 	}
 	free(g->parts.ptr);
+	free(g->generation.ptr);
 	free(g->plain_begin.ptr);
 	free(g->plain_end.ptr);
 	free(g);
@@ -159,18 +162,51 @@ static int learn_row(struct learner *l, const enum kv_role *roles, unsigned int 
 	return err ? err : keep(&g->end[roles[count - 1]], l->text + from, l->len - from);
 }
 
-/* Without a generation prompt the answer must be the same but for its end. */
-static int check_without_generation(struct learner *l)
+/*
+ * Without a generation prompt the answer must be the same but for its end: what follows a message
+ * of that role, and no other.
+ */
+static int learn_after(struct learner *l, const enum kv_role *roles, unsigned int count)
 {
+	struct kv_glue *g = l->glue;
+	enum kv_role role = roles[count - 1];
 	json_t *messages = json_array();
-	size_t at, end;
+	size_t from = 0, at, end;
 	int err;
 
-	json_array_append_new(messages, message_new(KV_ROLE_USER, sentinels[0]));
+	for (unsigned int i = 0; i < count; i++)
+		json_array_append_new(messages, message_new(roles[i], sentinels[i]));
 	err = ask_messages(l, messages, false);
+	for (unsigned int i = 0; !err && i < count; i++) {
+		err = find(l, from, sentinels[i], &at, &end);
+		if (!err && i == 0)
+			err = keep(&g->begin[roles[0]], l->text, at);
+		from = end;
+	}
 	if (!err)
-		err = find(l, 0, sentinels[0], &at, &end);
-	return err ? err : keep(&l->glue->begin[KV_ROLE_USER], l->text, at);
+		err = keep(&g->after[role], l->text + from, l->len - from);
+	if (err || !g->end[role].ptr)
+		return err;
+	if (g->after[role].len > g->end[role].len ||
+	    memcmp(g->after[role].ptr, g->end[role].ptr, g->after[role].len) != 0)
+		return -ENOTSUP;
+	return keep(&g->generation, g->end[role].ptr + g->after[role].len,
+		    g->end[role].len - g->after[role].len);
+}
+
+/* Messages in the middle end as those at the end do: pieces can stand behind them. */
+static void after_check(struct kv_glue *g, enum kv_role a)
+{
+	for (unsigned int b = 0; b < KV_ROLES; b++) {
+		const struct kv_text *t = &g->between[a][b];
+
+		if (!t->ptr || !g->after[a].ptr ||
+		    (t->len >= g->after[a].len &&
+		     memcmp(t->ptr, g->after[a].ptr, g->after[a].len) == 0))
+			continue;
+		free(g->after[a].ptr);
+		g->after[a] = (struct kv_text){0};
+	}
 }
 
 static int learn_parts(struct learner *l)
@@ -208,16 +244,24 @@ static int learn_all(struct learner *l)
 	int err = learn_row(l, without, 3);
 
 	if (!err)
-		err = check_without_generation(l);
+		err = learn_after(l, without, 1);
 	if (err)
 		return err;
-	err = learn_row(l, with, 6);
+	err = learn_after(l, without, 2);
+	if (!err || err == -ENOTSUP)
+		err = learn_row(l, with, 6);
 	if (err && err != -ENOTSUP)
 		return err;
 	if (err) { /* no system role, or one that changes the rest: not with this glue */
 		free(l->glue->begin[s].ptr);
 		l->glue->begin[s] = (struct kv_text){0};
+	} else {
+		err = learn_after(l, with, 1);
+		if (err && err != -ENOTSUP)
+			return err;
 	}
+	for (unsigned int r = 0; r < KV_ROLES; r++)
+		after_check(l->glue, r);
 	err = learn_parts(l);
 	if (!err || err == -ENOTSUP)
 		err = learn_plain(l);
@@ -292,7 +336,7 @@ int kv_glue_verify(const struct kv_glue *g, const struct vocab *vocab, kv_ask as
 	char *json = json_dumps(messages, 0), *bytes = malloc(TEXT_MAX);
 	struct learner l;
 	int err = learner_init(&l, vocab, ask_fn, arg, tools);
-	struct kv_out out = {bytes, 0, TEXT_MAX, false};
+	struct kv_out out = {bytes, 0, TEXT_MAX, false, 0};
 	struct kv_request request = {.messages = span_of_str(json ? json : "")};
 
 	if (!json || !bytes)
@@ -307,5 +351,97 @@ int kv_glue_verify(const struct kv_glue *g, const struct vocab *vocab, kv_ask as
 	json_decref(messages);
 	free(json);
 	free(bytes);
+	return err;
+}
+
+/* ---- pieces ---- */
+
+/* A tool's result needs a call before it, of the same id. */
+static json_t *call_new(const json_t *result)
+{
+	const char *id = json_string_value(json_object_get(result, "tool_call_id"));
+
+	return json_pack("{s:s,s:n,s:[{s:s,s:s,s:{s:s,s:s}}]}", "role", "assistant", "content",
+			 "tool_calls", "id", id ? id : "qK7call", "type", "function", "function",
+			 "name", "f", "arguments", "{}");
+}
+
+static bool is_result(const json_t *message)
+{
+	const char *role = json_string_value(json_object_get(message, "role"));
+
+	return role && strcmp(role, "tool") == 0;
+}
+
+/* A conversation that ends with what stands before the piece. NULL: not valid JSON. */
+static json_t *before_new(const struct kv_wish *w, json_t *message)
+{
+	json_t *m = json_array(), *odd;
+
+	if (w->before == KV_BEFORE_SYSTEM)
+		json_array_append_new(m, message_new(KV_ROLE_SYSTEM, sentinels[0]));
+	else if (w->before != KV_BEFORE_NOTHING)
+		json_array_append_new(m, message_new(KV_ROLE_USER, sentinels[0]));
+	if (w->before == KV_BEFORE_ASSISTANT)
+		json_array_append_new(m, message_new(KV_ROLE_ASSISTANT, sentinels[1]));
+	if (w->before != KV_BEFORE_ODD)
+		return m;
+	odd = json_loadb(w->odd.ptr, w->odd.len, JSON_ALLOW_NUL, NULL);
+	if (is_result(odd))
+		json_array_append_new(m, call_new(is_result(message) ? message : odd));
+	if (odd && json_array_append_new(m, odd) == 0)
+		return m;
+	json_decref(m);
+	return NULL;
+}
+
+/* The rendering of messages without a generation prompt, copied. An empty row is no text. */
+static int rendering(struct learner *l, json_t *messages, struct kv_text *ret)
+{
+	int err = 0;
+
+	l->len = 0;
+	if (json_array_size(messages))
+		err = ask_messages(l, json_incref(messages), false);
+	return err ? err : keep(ret, l->text, l->len);
+}
+
+static int piece_take(struct learner *l, const struct kv_wish *w, json_t *messages, json_t *message,
+		      struct kv_text *ret)
+{
+	struct kv_text first = {0};
+	int err = rendering(l, messages, &first);
+	const char *hit;
+
+	if (!err && json_array_append(messages, message))
+		err = -ENOMEM;
+	if (!err)
+		err = ask_messages(l, json_incref(messages), false);
+	if (!err && (l->len < first.len || memcmp(l->text, first.ptr, first.len) != 0))
+		err = -ENOTSUP;
+	if (!err && w->lead) {
+		hit = memmem(l->text + first.len, l->len - first.len, KV_LEAD, strlen(KV_LEAD));
+		l->len = hit ? (size_t)(hit - l->text) : 0;
+		err = hit ? 0 : -ENOTSUP;
+	}
+	if (!err)
+		err = keep(ret, l->text + first.len, l->len - first.len);
+	free(first.ptr);
+	return err;
+}
+
+int kv_piece_learn(const struct vocab *vocab, kv_ask ask_fn, void *arg, const struct kv_wish *w,
+		   struct kv_text *ret)
+{
+	struct learner l;
+	int err = learner_init(&l, vocab, ask_fn, arg, w->tools);
+	json_t *message = json_loadb(w->message.ptr, w->message.len, JSON_ALLOW_NUL, NULL);
+	json_t *messages = message ? before_new(w, message) : NULL;
+
+	if (!err)
+		err = messages ? piece_take(&l, w, messages, message, ret) : -ENOTSUP;
+	json_decref(message);
+	json_decref(messages);
+	learner_fini(&l);
 	return err;
 }

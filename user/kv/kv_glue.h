@@ -37,8 +37,10 @@ struct kv_text {
 struct kv_glue {
 	uint64_t tools_hash; /* of the tools that it was learned with; 0: none */
 	struct kv_text begin[KV_ROLES], between[KV_ROLES][KV_ROLES], end[KV_ROLES];
-	struct kv_text parts;	    /* between two text parts of one message */
-	struct kv_text plain_begin; /* around the prompt of a completion */
+	struct kv_text after[KV_ROLES]; /* a message, where no other follows */
+	struct kv_text generation;	/* what asks for an answer, behind that */
+	struct kv_text parts;		/* between two text parts of one message */
+	struct kv_text plain_begin;	/* around the prompt of a completion */
 	struct kv_text plain_end;
 	bool trims; /* white space around a content is dropped */
 };
@@ -57,6 +59,16 @@ typedef int (*kv_ask)(void *arg, const char *body, uint32_t *tokens, uint32_t ma
 int kv_glue_learn(const struct vocab *vocab, kv_ask ask, void *arg, struct span tools,
 		  struct kv_glue **ret);
 void kv_glue_free(struct kv_glue *g);
+
+struct kv_wish;
+
+/*
+ * The text that a message becomes behind the one before it: what an engine's rendering of both has
+ * more than that of the first. 0 and *ret (free() it), -ENOTSUP: it renders neither, or not as a
+ * row; -ENOENT or another -errno of ask.
+ */
+int kv_piece_learn(const struct vocab *vocab, kv_ask ask, void *arg, const struct kv_wish *w,
+		   struct kv_text *ret);
 
 /* Names tools (raw JSON); 0 for none. */
 uint64_t kv_tools_hash(struct span tools);

@@ -61,6 +61,8 @@ struct kv_prompt {
 	uint64_t root;
 	uint64_t *prefix;	/* room for len / KV_CELL_BYTES + 1 */
 	struct kv_hints *hints; /* of walks before (kv_index.h); may be NULL */
+	uint32_t rest;		/* about so much more there is, of which nothing is known */
+	bool cut;		/* there is more: what is expected is the least of it */
 };
 
 /* Fills prefix from bytes, len and root. */

@@ -34,6 +34,12 @@ static int model_load(struct kv_models *m, const char *text, char *ret_error, si
 		snprintf(ret_error, error_bytes, "tokenizer %.200s: %.200s", equals + 1, why);
 		return err;
 	}
+	model->pieces = kv_pieces_new();
+	if (!model->pieces) {
+		vocab_free(model->vocab);
+		snprintf(ret_error, error_bytes, "tokenizer: no memory");
+		return -ENOMEM;
+	}
 	memcpy(model->name, text, (size_t)(equals - text));
 	m->count++;
 	return 0;
@@ -60,6 +66,7 @@ void kv_models_free(struct kv_models *m)
 		for (uint32_t g = 0; g < m->items[i].glue_count; g++)
 			kv_glue_free(m->items[i].glues[g]);
 		vocab_free(m->items[i].vocab);
+		kv_pieces_free(m->items[i].pieces);
 	}
 	free(m);
 }

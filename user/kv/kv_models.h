@@ -12,6 +12,7 @@
 #include "base/config.h"
 #include "kv/kv_glue.h"
 #include "kv/kv_losses.h"
+#include "kv/kv_pieces.h"
 #include "sluice/limits.h"
 
 enum kv_model_state {
@@ -33,6 +34,7 @@ struct kv_model {
 	_Atomic uint32_t state; /* enum kv_model_state */
 	_Atomic uint32_t glue_count;
 	struct kv_glue *glues[KV_GLUES_MAX]; /* those below glue_count never change again */
+	struct kv_pieces *pieces;
 	struct kv_losses_model losses;
 	/* tools that a request came with and no glue knows */
 	_Atomic uint32_t wish; /* enum kv_wish_state */

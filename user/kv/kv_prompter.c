@@ -50,9 +50,12 @@ bool kv_prompter_read(struct kv_prompter *p, const struct kv_wanted *w, struct k
 {
 	struct kv_model *model = p->models ? kv_models_find(p->models, w->model) : NULL;
 	const struct kv_glue *glue = model ? kv_model_glue(model, w->tools) : NULL;
-	struct kv_out out = {p->bytes, 0, KV_PROMPT_BYTES_MAX, false};
+	struct kv_out out = {.bytes = p->bytes, .size = KV_PROMPT_BYTES_MAX};
+	struct kv_request request = w->request;
 
-	if (!glue || kv_render(glue, model->vocab, &w->request, &out))
+	request.tools = w->tools;
+	request.pieces = model ? model->pieces : NULL;
+	if (!glue || kv_render(glue, model->vocab, &request, &out))
 		return false;
 	*ret = (struct kv_prompt){
 		.bytes = p->bytes,
@@ -61,6 +64,8 @@ bool kv_prompter_read(struct kv_prompter *p, const struct kv_wanted *w, struct k
 				     kv_salt_extra(w->cache_salt)),
 		.prefix = p->prefix,
 		.hints = p->hints,
+		.rest = out.rest,
+		.cut = out.full,
 	};
 	kv_prompt_read(kv_index_hash(p->index), ret);
 	p->losses = &model->losses;

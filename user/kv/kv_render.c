@@ -3,6 +3,7 @@
 #include "kv/kv_render.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 struct json {
@@ -272,31 +273,153 @@ static int role_of(struct span name)
 						  : KV_ROLES;
 }
 
+#define LAST_NONE  (-1)
+#define LAST_ODD   KV_ROLES
+#define SAMPLE_MAX 192
+
 /* A row of messages being rendered. */
 struct row {
 	const struct kv_glue *g;
+	const struct kv_request *request;
 	struct kv_out *out;
-	bool strings_only;
-	int last; /* role of the last message, -1 none yet */
+	int last; /* role of the last message, LAST_NONE yet, or LAST_ODD: odd */
+	struct span odd, odd_role;
+	bool odd_calls;
+	bool muted; /* a piece was not known: only wishes are left from here on */
 };
 
-static int message(struct row *r, int role, struct json text)
-{
-	int err;
+/* A message's members, as far as they matter. */
+struct parsed {
+	struct span raw, role;
+	struct json text;  /* of its content; at NULL: none */
+	bool calls, plain; /* plain: nothing but a role and a content */
+};
 
-	if (role == KV_ROLES)
-		return -ENOTSUP;
-	err = put_text(r->out, r->last < 0 ? &r->g->begin[role] : &r->g->between[r->last][role]);
-	r->last = role;
-	return err ? err : content(r->g, text, r->strings_only, r->out);
+/* Ends the rendering, but not the walk: what follows is wished for as well. */
+static void mute(struct row *r)
+{
+	r->muted = true;
+	r->out->full = true;
 }
 
-/* {"role": …, "content": …}; of other members only empty ones are let pass. */
+static enum kv_before before_of(const struct row *r)
+{
+	return r->last == LAST_NONE	   ? KV_BEFORE_NOTHING
+	       : r->last == LAST_ODD	   ? KV_BEFORE_ODD
+	       : r->last == KV_ROLE_SYSTEM ? KV_BEFORE_SYSTEM
+	       : r->last == KV_ROLE_USER   ? KV_BEFORE_USER
+					   : KV_BEFORE_ASSISTANT;
+}
+
+/* Puts a piece, or notes that it is missing. -ENOTSUP: it cannot be had here. */
+static int put_piece(struct row *r, const struct kv_wish *w)
+{
+	struct kv_out *out = r->out;
+	int n = kv_pieces_get(r->request->pieces, w, out->bytes + out->len,
+			      r->muted ? 0 : out->size - out->len);
+
+	if (n >= 0 && !r->muted)
+		out->len += (uint32_t)n;
+	else
+		mute(r);
+	return 0;
+}
+
+/* What stands before a content of that role behind an odd message: the same behind all of its kind.
+ */
+static int put_lead(struct row *r, int role)
+{
+	static const char *const names[KV_ROLES] = {"system", "user", "assistant"};
+	char odd[SAMPLE_MAX], message[SAMPLE_MAX];
+	struct kv_wish w = {.before = KV_BEFORE_ODD, .lead = true, .tools = r->request->tools};
+	int n;
+
+	if (span_eq(r->odd_role, SPAN("tool")))
+		n = snprintf(odd, sizeof(odd),
+			     "{\"role\":\"tool\",\"tool_call_id\":\"qK7call\",\"content\":\"qK7-"
+			     "odd-Zz\"}");
+	else if (r->odd_calls)
+		n = snprintf(odd, sizeof(odd),
+			     "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":"
+			     "\"qK7call\","
+			     "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}"
+			     "\"}}]}");
+	else
+		n = snprintf(odd, sizeof(odd), "{\"role\":\"%.*s\",\"content\":\"qK7-odd-Zz\"}",
+			     SPAN_FMT(r->odd_role));
+	if (n < 0 || n >= SAMPLE_MAX)
+		return -ENOTSUP;
+	w.odd = span_of(odd, (size_t)n);
+	n = snprintf(message, sizeof(message), "{\"role\":\"%s\",\"content\":\"" KV_LEAD "\"}",
+		     names[role]);
+	w.message = span_of(message, (size_t)n);
+	return put_piece(r, &w);
+}
+
+static int odd_message(struct row *r, const struct parsed *m)
+{
+	struct kv_wish w = {.before = before_of(r),
+			    .odd = r->last == LAST_ODD ? r->odd : span_of(NULL, 0),
+			    .message = m->raw,
+			    .tools = r->request->tools};
+	int err = 0;
+
+	if (!r->request->pieces || r->request->strings_only || !m->raw.len || !m->role.len)
+		return -ENOTSUP;
+	if (r->last >= 0 && r->last < KV_ROLES && !r->muted &&
+	    put_text(r->out, &r->g->after[r->last]))
+		return -ENOTSUP;
+	err = put_piece(r, &w);
+	r->last = LAST_ODD;
+	r->odd = m->raw;
+	r->odd_role = m->role;
+	r->odd_calls = m->calls;
+	return err;
+}
+
+/* -ENOTSUP: not with this glue; nothing was put. */
+static int plain_message(struct row *r, int role, struct json text)
+{
+	const struct kv_text *before = r->last < 0	    ? &r->g->begin[role]
+				       : r->last < KV_ROLES ? &r->g->between[r->last][role]
+							    : NULL;
+	uint32_t len = r->out->len;
+	int err;
+
+	if (r->muted) {
+		if (r->last == LAST_ODD)
+			put_lead(r, role);
+		r->last = role;
+		return 0;
+	}
+	err = before ? put_text(r->out, before) : put_lead(r, role);
+	if (!err && !r->muted)
+		err = content(r->g, text, r->request->strings_only, r->out);
+	if (err)
+		r->out->len = len;
+	else
+		r->last = role;
+	return err;
+}
+
+static int message(struct row *r, const struct parsed *m)
+{
+	int role = role_of(m->role);
+
+	if (m->plain && m->text.at && role != KV_ROLES && plain_message(r, role, m->text) == 0)
+		return 0;
+	return odd_message(r, m);
+}
+
+/* {"role": …, "content": …}; other members that are empty mean nothing. */
 static int message_object(struct row *r, struct json *j)
 {
-	struct span key, role = {0};
-	struct json text = {0};
+	struct parsed m = {.plain = true};
+	const char *from;
+	struct span key;
 
+	white(j);
+	from = j->at;
 	if (!take(j, '{'))
 		return -ENOTSUP;
 	while (!take(j, '}')) {
@@ -308,20 +431,21 @@ static int message_object(struct row *r, struct json *j)
 		white(j);
 		value = *j;
 		if (span_eq(key, SPAN("role"))) {
-			if (!string(&value, &role))
+			if (!string(&value, &m.role))
 				return -ENOTSUP;
 		} else if (span_eq(key, SPAN("content"))) {
-			text = value;
+			m.text = value;
 		} else if (span_eq(key, SPAN("type"))) {
-			if (!string(&value, &key) || !span_eq(key, SPAN("message")))
-				return -ENOTSUP;
+			m.plain &= string(&value, &key) && span_eq(key, SPAN("message"));
 		} else if (peek(&value) != 'n' && !(take(&value, '[') && peek(&value) == ']')) {
-			return -ENOTSUP;
+			m.calls |= span_eq(key, SPAN("tool_calls"));
+			m.plain = false;
 		}
 		if (!skip(j))
 			return -ENOTSUP;
 	}
-	return text.at && role.ptr ? message(r, role_of(role), text) : -ENOTSUP;
+	m.raw = span_of(from, (size_t)(j->at - from));
+	return message(r, &m);
 }
 
 static int messages(struct row *r, struct span json)
@@ -330,13 +454,18 @@ static int messages(struct row *r, struct span json)
 
 	if (!take(&j, '['))
 		return -ENOTSUP;
-	while (!take(&j, ']') && !r->out->full) {
+	while (!take(&j, ']') && (!r->out->full || r->muted)) {
+		bool was_muted = r->muted;
+		const char *from;
 		int err;
 
 		take(&j, ',');
+		from = j.at;
 		err = message_object(r, &j);
 		if (err)
 			return err;
+		if (r->muted && !was_muted)
+			r->out->rest = (uint32_t)(json.ptr + json.len - from);
 	}
 	return 0;
 }
@@ -380,25 +509,28 @@ static int plain(const struct kv_glue *g, const struct vocab *vocab, struct span
 int kv_render(const struct kv_glue *g, const struct vocab *vocab, const struct kv_request *r,
 	      struct kv_out *out)
 {
-	struct row row = {g, out, r->strings_only, -1};
+	struct row row = {.g = g, .request = r, .out = out, .last = LAST_NONE};
 	struct span before = r->system.len ? r->system : r->instructions;
 	int err = 0;
 
+	out->rest = 0;
 	if (r->prompt.len)
 		return plain(g, vocab, r->prompt, out);
 	if (before.len)
-		err = message(&row, KV_ROLE_SYSTEM,
-			      (struct json){before.ptr, before.ptr + before.len});
+		err = plain_message(&row, KV_ROLE_SYSTEM,
+				    (struct json){before.ptr, before.ptr + before.len});
 	if (!err && r->messages.len)
 		err = messages(&row, r->messages);
 	else if (!err && r->input.len && *r->input.ptr == '[')
 		err = messages(&row, r->input);
 	else if (!err && r->input.len)
-		err = message(&row, KV_ROLE_USER,
-			      (struct json){r->input.ptr, r->input.ptr + r->input.len});
-	if (err || row.last < 0)
-		return err ? err : -ENOTSUP;
-	return out->full ? 0 : put_text(out, &g->end[row.last]);
+		err = plain_message(&row, KV_ROLE_USER,
+				    (struct json){r->input.ptr, r->input.ptr + r->input.len});
+	if (err || row.last < 0 || (row.muted && out->rest > out->len))
+		return err ? err : -ENOTSUP; /* too little is known of it: memory knows more */
+	if (out->full)
+		return 0;
+	return put_text(out, row.last == LAST_ODD ? &g->generation : &g->end[row.last]);
 }
 
 bool kv_json_member(struct span object, const char *name, struct span *ret)

@@ -47,7 +47,7 @@ void precise_match(const struct kv_index *index, const struct kv_trust *trust,
 		c->precise_tokens = m->blocks * load_read(ep->load->block_tokens);
 		c->trusted = !trust || kv_trusted(trust, ep->slot, ep->generation);
 		if (c->trusted)
-			hits_set(c, view, share_of(m, prompt->len), recent, hashes);
+			hits_set(c, view, share_of(m, prompt->len + prompt->rest), recent, hashes);
 	}
 }
 

@@ -456,6 +456,7 @@ static void fill_pick(const struct sched_worker *w, const struct sched_view *vie
 			(uint32_t)(view->prompt_tokens * ret->hit_bytes / prompt_bytes);
 	ret->precise = c->precise && !c->on_its_way; /* what is under way may come too late */
 	ret->precise_tokens = c->precise_tokens;
+	ret->at_least = view->request->kv_prompt && view->request->kv_prompt->cut;
 	if (c->trusted && !c->on_its_way) { /* tokens of the engine's, not bytes of ours */
 		ret->cached_tokens_expected = c->precise_tokens;
 		if (ret->prompt_tokens < c->precise_tokens)
@@ -771,7 +772,7 @@ void scheduler_done(struct sched_worker *w, struct sched_pick *pick,
 		load_add(load->cached_tokens_total, outcome->cached_tokens);
 		load_add(load->prompt_tokens_total, outcome->prompt_tokens);
 	}
-	if (pick->precise && w->sched->kv_trust)
+	if (pick->precise && !pick->at_least && w->sched->kv_trust)
 		note_trust(w->sched->kv_trust, pick, outcome);
 	if (pick->decision)
 		decisions_finish(w->sched->decisions, w->number, pick->decision, &noted);

@@ -83,6 +83,7 @@ struct sched_pick {
 	struct latency_features features;
 	struct latency_estimate predicted;
 	bool precise;		 /* the next is what the endpoint's events say */
+	bool at_least;		 /* and there may be more: not all of the prompt is known */
 	uint32_t precise_tokens; /* of the prompt, in its cache */
 	struct recent *recent;	 /* where it is noted that its blocks are on their way, */
 	uint32_t recent_number;	 /* until its first token; 0: nowhere */
