@@ -114,11 +114,13 @@
 #define KV_MODELS_MAX	    64 /* models with a tokenizer: one more stays approximate, logged */
 #define KV_PROMPT_BYTES_MAX (1 << 20) /* longer prompts match by their first bytes only */
 #define KV_PIECES_BYTES                                                                            \
-	(16 << 20)	       /* of a model's odd messages as engines render them: the oldest go */
-#define KV_PIECE_WISHES_MAX 32 /* odd messages to be asked for at a time; kv_pieces_refused_total  \
-				*/
-#define KV_PIECE_WISH_BYTES_MAX 131072 /* a longer one stays approximate; kv_pieces_refused_total  \
-					*/
+	(16 << 20) /* of a model's odd messages as engines render them: the oldest go */
+#define KV_PIECE_WISHES_MAX                                                                        \
+	32 /* odd messages to be asked for at a time; kv_pieces_refused_total                      \
+	    */
+#define KV_PIECE_WISH_BYTES_MAX                                                                    \
+	131072			 /* a longer one stays approximate; kv_pieces_refused_total        \
+				  */
 #define KV_TENANTS_MAX	      64 /* of a model, whose lost bytes are told apart; more: only in its sum */
 #define TENANT_NAME_BYTES_MAX 64   /* longer names are cut where losses are told */
 #define KV_HINTS	      4096 /* places whose next blocks a worker remembers; a power of two */
