@@ -13,6 +13,7 @@
 #include <vmlinux.h>
 #include <bpf/bpf_helpers.h>
 
+#include "latency.h"
 #include "splice.h"
 #include "sluice/limits.h"
 
@@ -53,6 +54,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } splice_counts SEC(".maps");
+
+/* sluice/latency.h; a row an endpoint slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ENDPOINTS_MAX);
+	__type(key, __u32);
+	__type(value, struct sluice_latency);
+} latency SEC(".maps");
 
 /* Agents by number, and when each was last alive: whose flows may be adopted. */
 struct {
@@ -252,8 +261,16 @@ static __always_inline int watch_ingress(struct __sk_buff *skb, struct splice_fr
 	}
 	end = SPLICE_SWAP32(f->seq) + payload + (flags & SPLICE_FIN);
 	l->peer_next = splice_later(end, l->peer_next);
-	if (payload && !l->head_ns)
-		l->head_ns = bpf_ktime_get_ns();
+	if (payload && !l->next_ns) {
+		__u64 now_ns = bpf_ktime_get_ns();
+
+		if (!l->head_ns)
+			l->head_ns = now_ns;
+		else if (!l->body_ns)
+			l->body_ns = now_ns;
+		else
+			l->next_ns = now_ns;
+	}
 	if (timestamp_read(skb, f, &tsval))
 		l->peer_tsval = splice_later(tsval, l->peer_tsval);
 	return PASS;
@@ -298,7 +315,7 @@ static __always_inline int watch_egress(struct __sk_buff *skb, struct splice_fra
 	l->here_next = splice_later(end, l->here_next);
 	if (payload) {
 		l->request_ns = bpf_ktime_get_ns();
-		l->head_ns = 0;
+		l->head_ns = l->body_ns = l->next_ns = 0;
 	}
 	if (timestamp_read(skb, f, &tsval) && tsval != l->here_tsval) {
 		l->here_tsval = tsval;
@@ -413,12 +430,39 @@ static __always_inline int drain_from_client(struct __sk_buff *skb, struct splic
 	return 0;
 }
 
+/* The endpoint's pace, by its data packets. */
+static __always_inline void measure(struct sluice_flow *x, __u32 payload, __u64 now_ns)
+{
+	__u32 slot = x->endpoint;
+	struct sluice_latency *row = bpf_map_lookup_elem(&latency, &slot);
+
+	if (row)
+		latency_packet(row, payload, now_ns, x->last_ns, x->request_ns, &x->ttft_due);
+}
+
+/* The first packets that came before the two were joined. */
+static __always_inline void measure_leg(struct sluice_flow *x, const struct sluice_leg *endpoint)
+{
+	__u32 slot = x->endpoint;
+	struct sluice_latency *row = bpf_map_lookup_elem(&latency, &slot);
+
+	x->request_ns = endpoint->request_ns;
+	x->ttft_due = latency_due(endpoint->request_ns, endpoint->body_ns, endpoint->next_ns);
+	if (!row || !endpoint->request_ns)
+		return;
+	if (endpoint->body_ns)
+		latency_ttft(row, SLUICE_TTFT_BODY, endpoint->body_ns - endpoint->request_ns);
+	if (endpoint->next_ns)
+		latency_ttft(row, SLUICE_TTFT_NEXT, endpoint->next_ns - endpoint->request_ns);
+}
+
 /* The packet becomes the other connection's and leaves. */
 static __always_inline int carry(struct __sk_buff *skb, struct sluice_flow *x, __u32 payload)
 {
 	struct splice_frame *f = frame(skb);
 	enum splice_work work;
 	__u32 change, header;
+	__u64 now_ns;
 
 	if (!f)
 		return DROP;
@@ -434,7 +478,10 @@ static __always_inline int carry(struct __sk_buff *skb, struct sluice_flow *x, _
 		count(SLUICE_SPLICE_TTL);
 		return DROP;
 	}
-	splice_count(x, f, payload, bpf_ktime_get_ns());
+	now_ns = bpf_ktime_get_ns();
+	if (payload && x->direction == SLUICE_FROM_ENDPOINT)
+		measure(x, payload, now_ns);
+	splice_count(x, f, payload, now_ns);
 	if (f->flags & (SPLICE_FIN | SPLICE_RST)) {
 		note_end(x, f->flags);
 		if (!x->last_ns)
@@ -644,6 +691,7 @@ static __always_inline int arm(struct sluice_control *c, const struct sluice_flo
 	}
 	splice_join(x, y, ck, ek, client, endpoint, &at, c->cookie, c->endpoint_slot,
 		    bpf_ktime_get_ns());
+	measure_leg(y, endpoint);
 	__sync_lock_test_and_set(&x->state, SLUICE_FLOW_DRAIN);
 	__sync_lock_test_and_set(&y->state, SLUICE_FLOW_DRAIN);
 	if (client->peer_ack)

@@ -17,6 +17,7 @@
 #include "controlplane/admin.h"
 #include "controlplane/bpf_sync.h"
 #include "controlplane/control.h"
+#include "controlplane/kernel_latency.h"
 #include "controlplane/kv_service.h"
 #include "controlplane/machine.h"
 #include "controlplane/guard.h"
@@ -274,6 +275,17 @@ static void ages_write(struct agent *a, FILE *f)
 			(unsigned long long)ages[i]);
 }
 
+static void latency_metrics(struct agent *a, FILE *f)
+{
+	struct endpoint_snapshot *snap = store_snapshot(a->store);
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s/splice/latency", a->cfg.bpffs_dir);
+	if (a->cfg.bpf)
+		kernel_latency_write(path, snap, f);
+	snapshot_put(snap);
+}
+
 static void admin_metrics(void *arg, FILE *f)
 {
 	struct agent *a = arg;
@@ -285,6 +297,7 @@ static void admin_metrics(void *arg, FILE *f)
 	machine_write_metrics(f);
 	guard_write_metrics(a->guard, f);
 	splice_write_metrics(f);
+	latency_metrics(a, f);
 	flow_write_metrics(f, &a->flow, a->cfg.llm_d_metrics);
 	fprintf(f,
 		"# HELP sluice_buffered_bytes Bytes in blocks that connections own\n"

@@ -55,14 +55,15 @@ struct sluice_leg {
 	__u32 peer_tsval; /* the last one */
 	__u32 here_tsval; /* the last one, and when it left */
 	__u64 here_ts_ns;
-	__u32 here_next;  /* end of what our stack ever sent */
-	__u32 peer_next;  /* end of what the peer ever sent to our stack */
-	__u32 peer_ack;	  /* highest */
-	__u32 peer_right; /* right edge of the peer's window, in our sequence space */
-	__u32 here_right; /* of ours, in the peer's */
-	__u32 window_cap; /* bytes our stack may offer; 0: any */
-	__u64 request_ns; /* our stack's last byte to the peer */
-	__u64 head_ns;	  /* the peer's first byte after it */
+	__u32 here_next;	/* end of what our stack ever sent */
+	__u32 peer_next;	/* end of what the peer ever sent to our stack */
+	__u32 peer_ack;		/* highest */
+	__u32 peer_right;	/* right edge of the peer's window, in our sequence space */
+	__u32 here_right;	/* of ours, in the peer's */
+	__u32 window_cap;	/* bytes our stack may offer; 0: any */
+	__u64 request_ns;	/* our stack's last byte to the peer */
+	__u64 head_ns;		/* the peer's first byte after it */
+	__u64 body_ns, next_ns; /* the data packet after that one, and the one after (latency.h) */
 };
 
 enum sluice_flow_state {
@@ -106,6 +107,8 @@ struct sluice_flow {
 	__u64 packets, data_packets, dropped;
 	__u32 stalls;			/* gaps over 1 s */
 	__u32 endpoint;			/* slot: row of map `latency` */
+	__u64 request_ns;		/* of the endpoint's leg */
+	__u32 ttft_due, reserved;	/* what of latency.h's ttft is still to come */
 	__u32 gaps[SLUICE_SPLICE_GAPS]; /* between data packets: bucket i is < 2^i microseconds */
 };
 
@@ -187,8 +190,8 @@ enum sluice_splice_count {
 #ifndef __bpf__
 static_assert(sizeof(struct sluice_flow_key) == 36, "key of flows, legs, notes");
 static_assert(sizeof(struct sluice_handshake) == 12, "part of the legs map value");
-static_assert(sizeof(struct sluice_leg) == 88, "legs map value");
-static_assert(sizeof(struct sluice_flow) == 304, "flows map value");
+static_assert(sizeof(struct sluice_leg) == 104, "legs map value");
+static_assert(sizeof(struct sluice_flow) == 320, "flows map value");
 static_assert(sizeof(struct sluice_flow_note) == 288, "notes map value");
 #endif
 

@@ -195,7 +195,7 @@ def test_spliced_streams_live_on_and_the_successor_closes_their_account():
                         else exit_status(old, 60)) == 0, f.agent.output()[-3000:]
             all_whole(f.finish(job, 300), streams * rounds * 2)
             f.quiet()
-            lines = f.agent.output().count('"path":"splice"')
+            lines = f.agent.output().count('"way":"splice"')
             assert lines > 0 and '"status":502' not in f.agent.output()
             ids = re.findall(r'"request_id":"(\S+?)"', f.agent.output())
             assert len(ids) == len(set(ids)) == streams * rounds * 2, (len(ids), len(set(ids)))

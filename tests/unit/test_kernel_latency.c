@@ -16,6 +16,7 @@
 #include <bpf/libbpf.h>
 #include <unistd.h>
 
+#include "../../bpf/latency.h"
 #include "controlplane/kernel_latency.h"
 
 static struct endpoint eps[2] = {{.slot = 3, .name = "a"}, {.slot = 5, .name = "b\"q"}};
@@ -36,6 +37,15 @@ static void has(const char *line)
 {
 	if (!strstr(text, line))
 		fail_msg("no \"%s\" in:\n%s", line, text);
+}
+
+static uint64_t total_of(const __u64 *buckets)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < SLUICE_LATENCY_BUCKETS; i++)
+		n += buckets[i];
+	return n;
 }
 
 static void rows_of_all_cpus_are_summed(void **state)
@@ -84,6 +94,46 @@ static void buckets_are_told_with_the_kernels_own_bounds(void **state)
 	has("sluice_kernel_ttft_seconds_count{endpoint=\"b\\\"q\",packet=\"body\"} 3\n");
 	assert_null(strstr(text, "gap_seconds_count{endpoint=\"b"));
 	assert_null(strstr(text, "packet=\"next\""));
+}
+
+static void buckets_are_powers_of_two_of_a_kibi_nanosecond(void **state)
+{
+	static const struct {
+		uint64_t ns;
+		unsigned int bucket;
+	} rows[] = {{0, 0},	      {1023, 0},	{1024, 1},	  {2047, 1},
+		    {2048, 2},	      {1000000, 10},	{1048576, 11},	  {1000000000, 20},
+		    {1ULL << 36, 27}, {1ULL << 37, 27}, {1ULL << 42, 27}, {UINT64_MAX, 27}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (latency_bucket(rows[i].ns) != rows[i].bucket)
+			fail_msg("%llu ns: %u", (unsigned long long)rows[i].ns,
+				 latency_bucket(rows[i].ns));
+}
+
+static void first_packets_are_told_once_wherever_they_came(void **state)
+{
+	struct sluice_latency row = {0};
+	uint32_t due = latency_due(1000, 0, 0);
+
+	(void)state;
+	assert_int_equal(latency_due(0, 0, 0), 0); /* no request was seen */
+	assert_int_equal(latency_due(1000, 5, 6), 0);
+	assert_int_equal(latency_due(1000, 5, 0), LATENCY_DUE(SLUICE_TTFT_NEXT));
+	latency_packet(&row, 100, 3001000, 0, 1000, &due);
+	assert_int_equal(row.ttft_ns[SLUICE_TTFT_BODY], 3000000);
+	assert_int_equal(row.ttft_ns[SLUICE_TTFT_NEXT], 0);
+	latency_packet(&row, 200, 5001000, 3001000, 1000, &due);
+	assert_int_equal(row.ttft_ns[SLUICE_TTFT_NEXT], 5000000);
+	assert_int_equal(due, 0);
+	latency_packet(&row, 300, 5001000 + 2 * LATENCY_STALL_NS, 5001000, 1000, &due);
+	assert_int_equal(total_of(row.ttft[SLUICE_TTFT_BODY]), 1);
+	assert_int_equal(total_of(row.ttft[SLUICE_TTFT_NEXT]), 1);
+	assert_int_equal(total_of(row.gaps), 2); /* the first packet has none before it */
+	assert_int_equal(row.stalls, 1);
+	assert_int_equal(row.bytes, 600);
+	assert_int_equal(row.gaps_ns, 2000000 + 2 * LATENCY_STALL_NS);
 }
 
 static void without_a_map_nothing_is_said(void **state)
@@ -137,6 +187,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_of_all_cpus_are_summed),
 		cmocka_unit_test(buckets_are_told_with_the_kernels_own_bounds),
+		cmocka_unit_test(buckets_are_powers_of_two_of_a_kibi_nanosecond),
+		cmocka_unit_test(first_packets_are_told_once_wherever_they_came),
 		cmocka_unit_test(without_a_map_nothing_is_said),
 		cmocka_unit_test(a_slot_that_goes_to_another_endpoint_begins_anew),
 	};

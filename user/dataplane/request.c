@@ -24,17 +24,15 @@ static void attempt_end(struct request *req, bool failed)
 {
 	struct sched_outcome out = {.now_ns = req->worker->ring.now_ns, .failed = failed};
 	const struct usage *u = &req->sse.usage;
+	/* Events that were read here, then packets that the kernel carried past us. */
+	uint64_t steps = (req->sse.events ? req->sse.events - 1 : 0) + req->kernel_packets;
 
 	if (!req->picked)
 		return;
 	if (req->first_ns > req->sent_ns && req->sent_ns)
 		out.ttft_us = (uint32_t)((req->first_ns - req->sent_ns) / NS_PER_US);
-	if (req->sse.events > 2 && req->last_ns > req->first_ns && req->first_ns)
-		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
-					(req->sse.events - 1));
-	else if (req->kernel_packets > 1 && req->last_ns > req->first_ns && req->first_ns)
-		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US /
-					req->kernel_packets);
+	if (steps > 1 && req->last_ns > req->first_ns && req->first_ns)
+		out.itl_us = (uint32_t)((req->last_ns - req->first_ns) / NS_PER_US / steps);
 	out.path = req->path.choice;
 	out.usage_known = u->known;
 	out.prompt_tokens = u->prompt_tokens;

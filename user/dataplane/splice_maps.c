@@ -30,7 +30,8 @@ static int control_fd = -1, flows_fd = -1, legs_fd = -1, notes_fd = -1, owners_f
 static char pin_dir[240];
 static _Atomic unsigned int attached;
 
-static const char *const pinned_maps[] = {"flows", "legs", "notes", "owners", "splice_counts"};
+static const char *const pinned_maps[] = {"flows",  "legs",    "notes",
+					  "owners", "latency", "splice_counts"};
 
 static int maps_prepare(const struct config *cfg)
 {
