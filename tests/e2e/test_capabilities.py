@@ -103,6 +103,10 @@ class Confined:
     def has_maps(self):
         return "plain memory" not in self.agent.output()
 
+    def lacks_paths(self):
+        """Those of the kernel paths that it could not start."""
+        return re.findall(r"path: no (\w+):", self.agent.output())
+
     def has_guard(self):
         return "gw0 is guarded" in self.agent.output()
 
@@ -121,6 +125,7 @@ def test_exactly_these_are_enough_for_another_user():
     with Confined(NEEDED) as c:
         assert bin(c.held()).count("1") == len(NEEDED), hex(c.held())
         assert c.has_maps() and c.has_guard(), c.agent.output()
+        assert not c.lacks_paths(), c.agent.output()
         found = c.features()
         for name in ("capabilities", "load", "ring-buffer"):
             assert found[name] == "yes", found
@@ -129,11 +134,29 @@ def test_exactly_these_are_enough_for_another_user():
                 assert found[name] == root[name], (name, found)
 
 
+def test_streams_are_spliced_with_no_more_than_these():
+    from test_splice import BPFFS, Field, all_whole
+    supported()
+
+    class Confined3(Field):
+        def start(self, **kw):
+            os.makedirs(BPFFS)
+            os.chown(BPFFS, USER, USER)
+            self.gw.enter = self.gw.enter + with_caps(NEEDED)
+            return super().start(**kw)
+    with Confined3() as f:
+        all_whole(f.run(count=30, concurrency=10,
+                        spec={"size": 5000, "piece": 200, "gap": 0.01}), 30)
+        assert f.spliced() == 30, f.agent.output()[-2000:]
+        f.quiet()  # and what their ends leave behind can be deleted
+
+
 def test_root_with_no_more_than_these_is_as_good():
     supported()  # as the systemd unit and the DaemonSet run it
     with Confined(ALL, uid=0, port=80) as c:
         assert bin(c.held()).count("1") == len(ALL), hex(c.held())
         assert c.has_maps() and c.has_guard(), c.agent.output()
+        assert not c.lacks_paths(), c.agent.output()
         assert c.features()["capabilities"] == "yes"
 
 
@@ -143,6 +166,7 @@ def test_each_of_them_is_needed_and_without_it_answers_are_still_relayed():
         with Confined([c for c in NEEDED if c != missing]) as c:
             assert c.has_maps() == maps, (missing, c.agent.output())
             assert not c.has_guard(), (missing, c.agent.output())
+            assert c.lacks_paths(), (missing, c.agent.output())
             assert c.features()["capabilities"] == "no", missing
             assert c.ask()
 

@@ -140,9 +140,26 @@ class Load:
 
 
 def test_no_request_fails_and_no_stream_breaks_while_the_gateway_is_exchanged_under_load():
+    exchange_under_load("--path", "relay")
+
+
+def test_nor_while_the_engines_sends_are_steered():
+    if not os.path.ismount("/sys/fs/bpf"):
+        raise Skip("bpffs is not mounted")
+    pins = f"/sys/fs/bpf/sluice-upgrade-{os.getpid()}"
+    try:
+        exchange_under_load("--bpf", "--bpffs-dir", pins, "--affinity-bytes-max", "1MB",
+                            "--path", "steer", steered=True)
+    finally:
+        subprocess.run([SLUICED, "--uninstall", "--bpffs-dir", pins], check=True)
+
+
+def exchange_under_load(*flags, steered=False):
     rounds, clients = (10, 48) if SOAK else (2, 24)
     with Sim("--time-to-first-token", "30ms", "--inter-token-latency", "15ms") as sim:
-        with Line(sim.endpoints) as line:
+        with Line(sim.endpoints, *flags) as line:
+            if "no steer" in line.gw.output():
+                raise Skip("no steer here: " + line.gw.output()[-300:])
             load = Load(line.port, sim.ports[0], clients)
             try:
                 moved = 0
@@ -159,6 +176,8 @@ def test_no_request_fails_and_no_stream_breaks_while_the_gateway_is_exchanged_un
                 load.stop()
             assert not load.errors, load.errors[:5]
             assert moved > 0, "no kept connection moved"
+            if steered:
+                assert line_metric(line, "sluice_path_total", 'path="steer"') > 0
             assert len(load.counts) == 4, load.counts
             print(f"# {rounds} upgrades, {load.total()} answers {load.counts}, 0 failed, "
                   f"{moved:.0f} kept connections moved")

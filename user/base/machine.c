@@ -77,14 +77,9 @@ enum machine_state machine_steer(enum machine_feature *ret_lacks)
 
 enum machine_state machine_splice(enum machine_feature *ret_lacks)
 {
-	const enum machine_feature needs[] = {
-		MACHINE_KERNEL,
-		MACHINE_CAPABILITIES,
-		MACHINE_LOAD,
-		MACHINE_RING_BUFFER,
-		machine_feature(MACHINE_TCX) == MACHINE_YES ? MACHINE_TCX : MACHINE_CLSACT,
-		MACHINE_TC_REDIRECT,
-	};
+	static const enum machine_feature needs[] = {MACHINE_KERNEL,	  MACHINE_CAPABILITIES,
+						     MACHINE_LOAD,	  MACHINE_RING_BUFFER,
+						     MACHINE_TC_REDIRECT, MACHINE_TCX};
 
 	return all_of(needs, sizeof(needs) / sizeof(needs[0]), ret_lacks);
 }

@@ -34,8 +34,8 @@ void machine_feature_set(enum machine_feature feature, enum machine_state state)
 void machine_known_set(void);
 
 /*
- * Is a path to be had by what is known? steer: sk_msg and sock_ops; splice: tc-redirect and a way
- * to attach. UNKNOWN if something of it is. *ret_lacks: the first feature that is not YES.
+ * Is a path to be had by what is known? steer: sk_msg and sock_ops; splice: tc-redirect and tcx.
+ * UNKNOWN if something of it is. *ret_lacks: the first feature that is not YES.
  */
 enum machine_state machine_steer(enum machine_feature *ret_lacks);
 enum machine_state machine_splice(enum machine_feature *ret_lacks);
