@@ -10,330 +10,7 @@
  *   - an element may be reused under a packet: its own key is checked
  *   - nothing is deleted here but by on_control, which the agent calls after the grace time
  */
-#include <vmlinux.h>
-#include <bpf/bpf_helpers.h>
-
-#include "latency.h"
-#include "splice.h"
-#include "sluice/limits.h"
-
-#define TC_ACT_UNSPEC (-1) /* later programs, then the stack */
-#define TC_ACT_SHOT   2
-#define DROP	      TC_ACT_SHOT
-#define PASS	      TC_ACT_UNSPEC
-
-const volatile __u16 listen_ports[SLUICE_SPLICE_PORTS_MAX]; /* as on the wire; 0 ends the list */
-const volatile __u32 window_cap = 16 * 1024;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 2 * FLOWS_SPLICED_MAX);
-	__type(key, struct sluice_flow_key);
-	__type(value, struct sluice_flow);
-} flows SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, LEGS_MAX);
-	__type(key, struct sluice_flow_key);
-	__type(value, struct sluice_leg);
-} legs SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, FLOWS_SPLICED_MAX);
-	__type(key, struct sluice_flow_key);
-	__type(value, struct sluice_flow_note);
-} notes SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SLUICE_SPLICE_COUNT);
-	__type(key, __u32);
-	__type(value, __u64);
-} splice_counts SEC(".maps");
-
-/* sluice/latency.h; a row an endpoint slot. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, ENDPOINTS_MAX);
-	__type(key, __u32);
-	__type(value, struct sluice_latency);
-} latency SEC(".maps");
-
-/* Agents by number, and when each was last alive: whose flows may be adopted. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
-	__type(key, __u32);
-	__type(value, __u64);
-} owners SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} events SEC(".maps");
-
-/* What an element is until both entries are whole: packets pass it by. */
-static const struct sluice_flow empty_flow;
-
-static __always_inline void count(__u32 what)
-{
-	__u64 *n = bpf_map_lookup_elem(&splice_counts, &what);
-
-	if (n)
-		(*n)++;
-}
-
-static long option_next(__u32 i, struct splice_options *o)
-{
-	return !splice_option_step(o);
-}
-
-/* The options of a SYN or SYN-ACK: copied out, walked. */
-static __noinline int options_read(struct __sk_buff *skb, struct splice_options *o, __u32 bytes)
-{
-	struct splice_options here = {};
-
-	if (!o || bytes < 1 || bytes > SPLICE_OPTIONS)
-		return 0;
-	if (bpf_skb_load_bytes(skb, SPLICE_FRAME_BYTES, here.bytes, bytes))
-		return -1;
-	here.end = bytes;
-	bpf_loop(SPLICE_OPTIONS, option_next, &here, 0); /* its context must be on the stack */
-	*o = here;
-	return 0;
-}
-
-/* Puts changed options back, with the checksum. */
-static __always_inline int options_write(struct __sk_buff *skb, __u8 *before, __u8 *now,
-					 __u32 bytes)
-{
-	__s64 change;
-
-	if (bytes < 1 || bytes > SPLICE_OPTIONS)
-		return -1;
-	change = bpf_csum_diff((__be32 *)before, SPLICE_OPTIONS, (__be32 *)now, SPLICE_OPTIONS, 0);
-	if (bpf_skb_store_bytes(skb, SPLICE_FRAME_BYTES, now, bytes, 0))
-		return -1;
-	return bpf_l4_csum_replace(skb, SPLICE_CHECK_AT, 0, change, 0);
-}
-
-/* Options in no common layout: SACK with padding, no time stamps, something new. */
-static __noinline int options_translate(struct __sk_buff *skb, struct sluice_flow *x, __u32 bytes)
-{
-	struct splice_options o = {.translate = true};
-	__u8 before[SPLICE_OPTIONS] = {};
-
-	if (!x || bytes < 1 || bytes > SPLICE_OPTIONS)
-		return -1;
-	if (bpf_skb_load_bytes(skb, SPLICE_FRAME_BYTES, o.bytes, bytes))
-		return -1;
-	__builtin_memcpy(before, o.bytes, SPLICE_OPTIONS);
-	o.end = bytes;
-	o.tsval_delta = x->tsval_delta;
-	o.tsecr_delta = x->tsecr_delta;
-	o.ack_delta = x->ack_delta;
-	bpf_loop(SPLICE_OPTIONS, option_next, &o, 0);
-	return o.bad ? -1 : options_write(skb, before, o.bytes, bytes);
-}
-
-/* The compiler must not compute the field's address apart: the verifier forbids it. */
-static __always_inline void *packet_end(struct __sk_buff *skb)
-{
-	__u64 end;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(end)
-		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data_end)));
-	return (void *)(long)end;
-}
-
-static __always_inline void *packet(struct __sk_buff *skb)
-{
-	__u64 data;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(data)
-		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
-	return (void *)(long)data;
-}
-
-static __always_inline struct splice_frame *frame(struct __sk_buff *skb)
-{
-	struct splice_frame *f = packet(skb);
-
-	return (void *)(f + 1) <= packet_end(skb) ? f : NULL;
-}
-
-static __always_inline bool port_is_ours(__u16 port)
-{
-	for (int i = 0; i < SLUICE_SPLICE_PORTS_MAX && listen_ports[i]; i++)
-		if (listen_ports[i] == port)
-			return true;
-	return false;
-}
-
-/* ---- watching legs -----------------------------------------------------------------------------
- */
-
-/* The time stamp of a segment in the usual layout. */
-static __always_inline bool timestamp_read(struct __sk_buff *skb, const struct splice_frame *f,
-					   __u32 *ret)
-{
-	const struct splice_word *w = (const void *)(f + 1);
-
-	if (splice_header_bytes(f) < 32 || (void *)(w + 3) > packet_end(skb) ||
-	    w[0].be != SPLICE_SWAP32(SPLICE_TS_LAYOUT))
-		return false;
-	*ret = SPLICE_SWAP32(w[1].be);
-	return true;
-}
-
-static __always_inline void peer_handshake(struct __sk_buff *skb, struct splice_frame *f,
-					   struct sluice_leg *l, __u32 payload)
-{
-	struct splice_options o = {};
-	__u32 isn = SPLICE_SWAP32(f->seq), bytes = splice_header_bytes(f) - 20;
-	__u8 flags = f->flags;
-
-	l->ifindex = skb->ifindex;
-	l->peer_next = isn + 1 + payload;
-	/* of a SYN it asks, of a SYN-ACK it agrees (RFC 3168, 6.1.1) */
-	if (flags & SPLICE_ECE)
-		l->flags |= SLUICE_LEG_ECN;
-	options_read(skb, &o, bytes);
-	l->peer = o.said;
-	l->peer.isn = isn;
-	l->peer_tsval = o.tsval;
-	l->flags |= SLUICE_LEG_PEER_SYN;
-}
-
-static __always_inline void here_handshake(struct splice_frame *f, struct sluice_leg *l,
-					   const struct splice_options *o, __u32 isn, __u8 flags)
-{
-	l->here = o->said;
-	l->here.isn = isn;
-	l->here_next = isn + 1;
-	l->here_tsval = o->tsval;
-	l->here_ts_ns = bpf_ktime_get_ns();
-	if (!(flags & SPLICE_ECE)) /* we do not agree */
-		l->flags &= ~SLUICE_LEG_ECN;
-	l->flags |= SLUICE_LEG_HERE_SYN;
-}
-
-static __always_inline int watch_ingress(struct __sk_buff *skb, struct splice_frame *f,
-					 const struct sluice_flow_key *k, __u32 payload)
-{
-	__u8 flags = f->flags;
-	struct sluice_leg *l, fresh = {};
-	__u32 ack, end, tsval;
-
-	if ((flags & (SPLICE_SYN | SPLICE_ACK)) == SPLICE_SYN) {
-		if (!port_is_ours(f->to_port))
-			return PASS;
-		peer_handshake(skb, f, &fresh, payload);
-		bpf_map_update_elem(&legs, k, &fresh, BPF_ANY);
-		return PASS;
-	}
-	l = bpf_map_lookup_elem(&legs, k);
-	if (!l)
-		return PASS;
-	if (flags & SPLICE_SYN) {
-		if (!(flags & SPLICE_ECE)) /* it does not agree to what ours asked */
-			l->flags &= ~SLUICE_LEG_ECN;
-		peer_handshake(skb, f, l, 0);
-		return PASS;
-	}
-	if (flags & SPLICE_RST)
-		l->flags |= SLUICE_LEG_RST;
-	if (flags & SPLICE_FIN)
-		l->flags |= SLUICE_LEG_FIN;
-	if (flags & SPLICE_ACK) {
-		ack = SPLICE_SWAP32(f->ack);
-		if (!l->peer_ack || splice_after(ack, l->peer_ack))
-			l->peer_ack = ack;
-		end = ack + ((__u32)SPLICE_SWAP16(f->window) << (splice_peer_shift(l) & 15));
-		if (!l->peer_right || splice_after(end, l->peer_right))
-			l->peer_right = end;
-	}
-	end = SPLICE_SWAP32(f->seq) + payload + (flags & SPLICE_FIN);
-	l->peer_next = splice_later(end, l->peer_next);
-	if (payload && !l->next_ns) {
-		__u64 now_ns = bpf_ktime_get_ns();
-
-		if (!l->head_ns)
-			l->head_ns = now_ns;
-		else if (!l->body_ns)
-			l->body_ns = now_ns;
-		else
-			l->next_ns = now_ns;
-	}
-	if (timestamp_read(skb, f, &tsval))
-		l->peer_tsval = splice_later(tsval, l->peer_tsval);
-	return PASS;
-}
-
-/* Our SYN to an endpoint, marked by the agent: what the client lacks is not offered. */
-static __always_inline int watch_connect(struct __sk_buff *skb, struct splice_frame *f,
-					 const struct sluice_flow_key *k)
-{
-	__u32 bytes = splice_header_bytes(f) - 20, isn = SPLICE_SWAP32(f->seq);
-	struct splice_options o = {};
-	__u8 before[SPLICE_OPTIONS], flags = f->flags;
-	__u16 window = f->window, capped;
-	struct sluice_leg leg = {.window_cap = window_cap};
-
-	if (bytes < 1 || bytes > SPLICE_OPTIONS || options_read(skb, &o, bytes))
-		return PASS;
-	__builtin_memcpy(before, o.bytes, SPLICE_OPTIONS);
-	if (splice_options_strip(&o, skb->mark) && options_write(skb, before, o.bytes, bytes))
-		return DROP;
-	if (flags & SPLICE_ECE)
-		leg.flags |= SLUICE_LEG_ECN; /* until the answer does not agree */
-	here_handshake(f, &leg, &o, isn, flags);
-	bpf_map_update_elem(&legs, k, &leg, BPF_ANY);
-	capped = SPLICE_SWAP16(splice_window_cap(SPLICE_SWAP16(window), 0, leg.window_cap));
-	if (capped == window)
-		return PASS;
-	f = frame(skb);
-	if (!f)
-		return DROP;
-	f->window = capped;
-	return bpf_l4_csum_replace(skb, SPLICE_CHECK_AT, window, capped, 2) ? DROP : PASS;
-}
-
-static __always_inline int watch_egress(struct __sk_buff *skb, struct splice_frame *f,
-					struct sluice_leg *l, __u32 payload)
-{
-	__u32 end = SPLICE_SWAP32(f->seq) + payload + (f->flags & SPLICE_FIN), tsval, right;
-	__u16 window = f->window, capped;
-	__u8 shift = splice_here_shift(l);
-
-	l->here_next = splice_later(end, l->here_next);
-	if (payload) {
-		l->request_ns = bpf_ktime_get_ns();
-		l->head_ns = l->body_ns = l->next_ns = 0;
-	}
-	if (timestamp_read(skb, f, &tsval) && tsval != l->here_tsval) {
-		l->here_tsval = tsval;
-		l->here_ts_ns = bpf_ktime_get_ns();
-	}
-	if (!(f->flags & SPLICE_ACK))
-		return PASS;
-	capped = splice_window_cap(SPLICE_SWAP16(window), shift, l->window_cap);
-	right = SPLICE_SWAP32(f->ack) + ((__u32)capped << (shift & 15));
-	if (!l->here_right || splice_after(right, l->here_right))
-		l->here_right = right;
-	capped = SPLICE_SWAP16(capped);
-	if (capped == window)
-		return PASS;
-	count(SLUICE_SPLICE_CAPPED);
-	f->window = capped;
-	return bpf_l4_csum_replace(skb, SPLICE_CHECK_AT, window, capped, 2) ? DROP : PASS;
-}
+#include "splice_watch.h"
 
 /* ---- carrying flows ----------------------------------------------------------------------------
  */
@@ -758,6 +435,40 @@ int on_control(struct sluice_control *c)
 	}
 	x = bpf_map_lookup_elem(&flows, &ck);
 	c->state = x ? x->state : SLUICE_FLOW_NONE;
+	return 0;
+}
+
+/* `cat /sys/fs/bpf/sluice/show/flows`: a row per flow, attached to the map `flows`. */
+SEC("iter/bpf_map_elem")
+int show_flows(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct seq_file *seq = ctx->meta->seq;
+	struct sluice_flow *x = ctx->value, *client;
+	struct sluice_flow_key *key = ctx->key, peer;
+	__u64 now_ns = bpf_ktime_get_ns();
+	__u32 here, there;
+
+	if (ctx->meta->seq_num == 0)
+		BPF_SEQ_PRINTF(seq,
+			       "client                endpoint              state   age_ms     "
+			       "idle_ms    sent         acked        packets    stalls\n");
+	if (!key || !x || x->direction != SLUICE_FROM_ENDPOINT)
+		return 0;
+	peer = x->peer;
+	client = bpf_map_lookup_elem(&flows, &peer);
+	if (!client)
+		return 0;
+	there = peer.peer[3];
+	here = x->key.peer[3];
+	BPF_SEQ_PRINTF(seq, "%pI4:%-5u %pI4:%-5u %-7s %-10llu %-10llu %-12llu %-12llu %-10llu %u\n",
+		       &there, SPLICE_SWAP16(peer.peer_port), &here,
+		       SPLICE_SWAP16(x->key.peer_port),
+		       x->state == SLUICE_FLOW_SPLICED ? "spliced"
+		       : x->state == SLUICE_FLOW_DRAIN ? "drain"
+						       : "closed",
+		       (now_ns - x->armed_ns) / 1000000,
+		       (now_ns - (x->last_ns ? x->last_ns : x->armed_ns)) / 1000000, x->sent_bytes,
+		       client->acked_bytes, x->data_packets, x->stalls);
 	return 0;
 }
 

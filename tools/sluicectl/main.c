@@ -16,6 +16,7 @@
 
 #include "base/http1.h"
 #include "common/flags.h"
+#include "sluicectl/flows.h"
 #include "sluicectl/guard.h"
 #include "sluicectl/tables.h"
 #include "sluicectl/upgrade.h"
@@ -61,7 +62,7 @@ static const struct flag rows[] = {
 	{"model", "NAME", FLAG_TEXT, &model_name, "affinity --prompt: asked of this model"},
 	{"endpoint", "NAME", FLAG_TEXT, &endpoint_name, "affinity --prompt: only this one"},
 	{"json", NULL, FLAG_BOOL, &raw, "print the gateway's answer as it is"},
-	{"bpffs-dir", "DIR", FLAG_TEXT, &bpffs_dir, "where guard finds its maps"},
+	{"bpffs-dir", "DIR", FLAG_TEXT, &bpffs_dir, "where guard and flows find their maps"},
 	{"interval", "TIME", FLAG_MILLIS, &interval_ms, "of top"},
 	{"rounds", "N", FLAG_COUNT, &rounds, "top ends after so many; 0: at Ctrl-C"},
 };
@@ -78,6 +79,7 @@ static void commands_print(void)
 		printf("  %-34s  %s\n", text, commands[i].help);
 	}
 	printf("  %-34s  %s\n", "upgrade", "start the program anew in its place; nobody notices");
+	printf("  %-34s  %s\n", "flows", "answers that the kernel carries, also without an agent");
 	guard_help();
 	printf("\nFlags:\n");
 }
@@ -364,6 +366,8 @@ int main(int argc, char **argv)
 		return flags_refuse(&flags, "COMMAND", "is needed");
 	while (count < WORDS_MAX && words[count])
 		count++;
+	if (strcmp(words[0], "flows") == 0 && count == 1)
+		return flows_command(bpffs_dir, raw);
 	if (strcmp(words[0], "guard") == 0)
 		return guard_command(bpffs_dir, raw, count - 1, words + 1);
 	if (strcmp(words[0], "upgrade") == 0 && count == 1)

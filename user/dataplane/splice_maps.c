@@ -21,9 +21,9 @@
 
 #include "splice.skel.h"
 
-#define TCX_INGRESS    46 /* BPF_TCX_INGRESS and _EGRESS, Linux 6.6; absent from older headers */
-#define TCX_EGRESS     47
-#define INTERFACES_MAX 256
+#define TCX_INGRESS 46 /* BPF_TCX_INGRESS and _EGRESS, Linux 6.6; absent from older headers */
+#define TCX_EGRESS  47
+#define CPUS_MAX    1024
 
 static struct splice_bpf *skel;
 static int control_fd = -1, flows_fd = -1, legs_fd = -1, notes_fd = -1, owners_fd = -1;
@@ -100,6 +100,24 @@ static void pins_remove(void)
 	}
 }
 
+/* The text view. Without iterators there is none, and nothing else is missing. */
+static void view_pin(const char *bpffs_dir)
+{
+	union bpf_iter_link_info info = {.map.map_fd = (__u32)flows_fd};
+	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &info, .link_info_len = sizeof(info));
+	struct bpf_link *link = bpf_program__attach_iter(skel->progs.show_flows, &opts);
+	char path[300];
+
+	if (!link)
+		return;
+	snprintf(path, sizeof(path), "%.240s/show", bpffs_dir);
+	mkdir(path, 0700);
+	snprintf(path, sizeof(path), "%.240s/show/flows", bpffs_dir);
+	unlink(path);
+	bpf_link__pin(link, path);
+	bpf_link__destroy(link); /* the pin keeps it */
+}
+
 int splice_maps_open(const struct config *cfg)
 {
 	int err;
@@ -127,6 +145,7 @@ int splice_maps_open(const struct config *cfg)
 	legs_fd = bpf_map__fd(skel->maps.legs);
 	notes_fd = bpf_map__fd(skel->maps.notes);
 	owners_fd = bpf_map__fd(skel->maps.owners);
+	view_pin(cfg->bpffs_dir);
 	return 0;
 }
 
@@ -313,9 +332,9 @@ void splice_maps_write_metrics(FILE *f)
 #undef X
 	};
 	int cpus = libbpf_num_possible_cpus();
-	__u64 values[1024];
+	__u64 values[CPUS_MAX];
 
-	if (!skel || cpus <= 0 || cpus > 1024)
+	if (!skel || cpus <= 0 || cpus > CPUS_MAX)
 		return;
 	fputs("# HELP sluice_splice_packets_total Packets that the splice carried, dropped or "
 	      "changed, by what became of them\n# TYPE sluice_splice_packets_total counter\n",
