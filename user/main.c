@@ -442,6 +442,7 @@ static int agent_start(struct agent *a)
 
 	a->worker_count =
 		a->cfg.workers ? a->cfg.workers : (unsigned int)sysconf(_SC_NPROCESSORS_ONLN);
+	a->cfg.workers = a->worker_count; /* from here on it is known */
 	if (a->worker_count > WORKERS_MAX)
 		a->worker_count = WORKERS_MAX;
 	err = handover_new(a->argv, &ops, &a->handover);
