@@ -29,6 +29,14 @@ struct {
 } steer_flows SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, STEER_FLOWS_MAX);
+	__type(key, __u32);
+	__type(value, struct sluice_steer_tail);
+} steer_tails SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
@@ -259,6 +267,22 @@ static __always_inline void message_note(struct sluice_steer_flow *f)
 	f->last_ns = now_ns;
 }
 
+/* One endpoint socket sends at a time: nobody else writes the entry. */
+static __always_inline void tail_keep(struct sk_msg_md *msg, __u32 slot, __u32 size)
+{
+	struct sluice_steer_tail *t = bpf_map_lookup_elem(&steer_tails, &slot);
+	const __u8 *p = msg->data, *end = msg->data_end;
+	__u32 n = size < SLUICE_STEER_TAIL_BYTES ? size : SLUICE_STEER_TAIL_BYTES, i;
+
+	if (!t || size > 0x7fff || end - p != size)
+		return;
+	i = t->count & (SLUICE_STEER_TAILS - 1);
+	if (bpf_probe_read_kernel(t->text[i], n, p + ((size - n) & 0x7fff)))
+		return;
+	t->bytes[i] = n;
+	t->count++;
+}
+
 SEC("sk_msg")
 int on_send(struct sk_msg_md *msg)
 {
@@ -279,6 +303,7 @@ int on_send(struct sk_msg_md *msg)
 	before = __sync_fetch_and_add(&f->word, size);
 	message_note(f);
 	f->tail = tail_of(msg, size, f->tail);
+	tail_keep(msg, owner->slot, size);
 	if (!steer_is_redirected(before))
 		return SK_PASS;
 	if (!steer_has_credit(f, size)) {

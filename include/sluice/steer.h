@@ -47,6 +47,18 @@ struct sluice_steer_flow {
 	__u64 reserved[6];
 };
 
+/*
+ * Map `steer_tails` (hash by slot): the ends of the last messages, where an engine says its usage.
+ * There while a flow is steered.
+ */
+#define SLUICE_STEER_TAILS	4 /* a power of two */
+#define SLUICE_STEER_TAIL_BYTES 512
+struct sluice_steer_tail {
+	__u32 count; /* of messages; message i is in text[i % SLUICE_STEER_TAILS] */
+	__u32 bytes[SLUICE_STEER_TAILS];
+	char text[SLUICE_STEER_TAILS][SLUICE_STEER_TAIL_BYTES];
+};
+
 /* Whose socket it is: value of `steer_owner` (socket storage). */
 enum sluice_steer_role {
 	SLUICE_STEER_UPSTREAM = 1, /* ours, to the endpoint */

@@ -314,6 +314,21 @@ def test_a_killed_agent_cuts_its_streams_and_nothing_looks_whole():
                 pass
 
 
+def test_usage_is_read_from_the_last_messages():
+    with Sim("--inter-token-latency", "1ms") as sim, Steering(sim.endpoints) as gw:
+        for n in range(1, 6):
+            s = socket.create_connection(("127.0.0.1", gw.port))
+            body = json.dumps(chat(stream=True, max_tokens=20, ignore_eos=True,
+                                   stream_options={"include_usage": True})).encode()
+            s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+                      b"content-length: %d\r\n\r\n" % len(body) + body)
+            assert b'"usage":{' in read_all(s)
+            need_steer(gw)
+            eventually("its tokens are counted",
+                       lambda: gw.metric("sluice_completion_tokens_total") == 20 * n)
+        assert steered(gw) == 5
+
+
 def test_why_names_the_path_or_what_speaks_against_it():
     with Sim("--inter-token-latency", "1ms") as sim, Steering(sim.endpoints) as gw:
         for stream, want in ((True, "steer"), (False, "short-answer")):

@@ -11,8 +11,8 @@
  *   ending     the endpoint's FIN came to us: when all that was redirected is in the client's
  *              stream the client's connection ends too
  *
- * Invariant: one writer of the client's stream at a time. What the answer says is not seen here, so
- * a steered answer has no usage in its account, and its connection closes with it. Left to
+ * Invariant: one writer of the client's stream at a time. What the answer says is not seen here but
+ * for the ends of its last messages, where the usage is; its connection closes with it. Left to
  * relay.c: all until the first content; to bpf/steer.bpf.c: each send.
  */
 #include "dataplane/steer.h"
@@ -167,8 +167,10 @@ static enum path_refusal steer_hand_over(struct upstream *up)
 	}
 	if (req->is_sse && !req->first_ns)
 		return PATH_LATER; /* the time to the first token is the relay's to measure */
-	if (!f->credit)
+	if (!f->credit) {
 		f->credit = credit_of(req->client);
+		steer_tail_begin(&maps, slot_of(req));
+	}
 	if (!redirect(up, f))
 		return PATH_LATER;
 	up->recv_op.done = received;
@@ -295,6 +297,20 @@ static void look(struct timer *t)
 										   : FALLEN_MS);
 }
 
+/* Usage stands in one of the last messages, whoever passed them on. */
+static void usage_take(struct request *req, uint32_t slot)
+{
+	struct sluice_steer_tail tail;
+
+	if (steer_tail_end(&maps, slot, &tail))
+		return;
+	for (uint32_t i = 0; i < SLUICE_STEER_TAILS; i++) {
+		uint32_t k = (tail.count + i) % SLUICE_STEER_TAILS; /* the oldest first */
+
+		usage_read(span_of(tail.text[k], tail.bytes[k]), &req->sse.usage);
+	}
+}
+
 static void steer_let_go(struct upstream *up)
 {
 	struct request *req = up->req;
@@ -305,6 +321,9 @@ static void steer_let_go(struct upstream *up)
 	/* From here on the endpoint's sends come to us, and we are about to close. */
 	__atomic_fetch_and(&f->word, ~SLUICE_STEER_REDIRECT, __ATOMIC_SEQ_CST);
 	req->bytes_out += f->redirected;
+	req->kernel_packets = f->messages;
+	if (f->credit)
+		usage_take(req, slot_of(req));
 	metric_add(M_STEER_BYTES, f->redirected);
 	metric_add(M_STEER_OUT_OF_CREDIT, f->out_of_credit);
 	steer_disown(&maps, req->client->fd);

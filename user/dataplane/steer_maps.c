@@ -98,6 +98,7 @@ int steer_maps_open(struct steer_maps *m, const struct config *cfg)
 		return err;
 	}
 	m->owner_fd = bpf_map__fd(m->skel->maps.steer_owner);
+	m->tails_fd = bpf_map__fd(m->skel->maps.steer_tails);
 	m->clients_fd = bpf_map__fd(m->skel->maps.steer_clients);
 	return 0;
 }
@@ -133,4 +134,16 @@ int steer_add_client(const struct steer_maps *m, int fd, uint64_t *ret_cookie)
 	if (bpf_map_update_elem(m->clients_fd, ret_cookie, &value, BPF_NOEXIST) && errno != EEXIST)
 		return -errno;
 	return 0;
+}
+
+int steer_tail_begin(const struct steer_maps *m, uint32_t slot)
+{
+	static const struct sluice_steer_tail empty;
+
+	return bpf_map_update_elem(m->tails_fd, &slot, &empty, BPF_ANY) ? -errno : 0;
+}
+
+int steer_tail_end(const struct steer_maps *m, uint32_t slot, struct sluice_steer_tail *ret)
+{
+	return bpf_map_lookup_and_delete_elem(m->tails_fd, &slot, ret) ? -errno : 0;
 }

@@ -10,7 +10,7 @@
 
 struct steer_maps {
 	struct sluice_steer_flow *flows; /* STEER_FLOWS_MAX of them, mmaped */
-	int owner_fd, clients_fd;
+	int owner_fd, clients_fd, tails_fd;
 	struct steer_bpf *skel;
 };
 
@@ -26,5 +26,10 @@ int steer_own(const struct steer_maps *m, int fd, uint32_t slot, enum sluice_ste
 void steer_disown(const struct steer_maps *m, int fd);
 /* Makes the client's socket a target. *ret_cookie: its name there. 0 or -errno. */
 int steer_add_client(const struct steer_maps *m, int fd, uint64_t *ret_cookie);
+
+/* From now on the ends of messages are kept. 0 or -errno. */
+int steer_tail_begin(const struct steer_maps *m, uint32_t slot);
+/* Takes what was kept. -ENOENT: nothing was. */
+int steer_tail_end(const struct steer_maps *m, uint32_t slot, struct sluice_steer_tail *ret);
 
 #endif
