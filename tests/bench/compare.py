@@ -50,7 +50,13 @@ def rss_mb(pid):
                if line.startswith("RssAnon")) / 1024
 
 
-def gateways(tmp, engine_port, engines=ENGINES):
+def sluiced(port, path, pins, flags):
+    return start(0, BIN / "sluiced", "--listen", f"127.0.0.1:{port}", "--admin",
+                 f"127.0.0.1:{port + 9}", "--workers", 1, "--no-pin-workers", "--bpffs-dir", pins,
+                 "--path", path, *flags)
+
+
+def gateways(tmp, engine_port, engines=ENGINES, steer=False):
     servers = [f"127.0.0.1:{engine_port + i}" for i in range(engines)]
     ha = tmp / "haproxy.cfg"
     ha.write_text("global\n nbthread 1\n maxconn 9000\n tune.bufsize 32768\ndefaults\n mode http\n"
@@ -72,9 +78,9 @@ def gateways(tmp, engine_port, engines=ENGINES):
                   "   proxy_set_header Connection \"\";\n   proxy_buffering off;\n  }\n }\n}\n")
     out = {}
     flags = sum((["--endpoint", s] for s in servers), [])
-    out["sluice"] = (PORT, start(0, BIN / "sluiced", "--listen", f"127.0.0.1:{PORT}", "--admin",
-                                 f"127.0.0.1:{PORT + 9}", "--workers", 1, "--no-pin-workers",
-                                 "--bpffs-dir", BPFFS, *flags))
+    out["sluice"] = (PORT, sluiced(PORT, "relay", BPFFS, flags))
+    if steer:  # the same over the kernel: engines on this machine send to the client's socket
+        out["steer"] = (PORT + 3, sluiced(PORT + 3, "steer", BPFFS + "-steer", flags))
     if shutil.which("haproxy"):
         out["haproxy"] = (PORT + 1, start(0, "haproxy", "-db", "-f", ha))
     nginx = shutil.which("nginx") or (os.path.exists("/usr/sbin/nginx") and "/usr/sbin/nginx")
@@ -163,6 +169,8 @@ def streams(gws):
     if "haproxy" in rows:
         goal("CPU per message against HAProxy", rows["sluice"][0] / rows["haproxy"][0], 0.8)
         goal("added p50, us, against HAProxy's", rows["sluice"][1], round(rows["haproxy"][1], 2))
+    goal("steered, gateway CPU per message against relayed",
+         rows["steer"][0] / rows["sluice"][0], 0.3)
 
 
 def idle(gws):
@@ -248,8 +256,9 @@ def main():
               "--time-to-first-token", "50ms", "--inter-token-latency", "50ms",
               "--stamp-events")
         wait_port(PORT + 20 + ENGINES - 1)
-        gws = gateways(tmp, PORT + 20)
+        gws = gateways(tmp, PORT + 20, steer=True)
         streams(gws)
+        del gws["steer"]
         memory(gws)
         stop()
         start(1, ROOT / "build/release/bench/fixed_engine", PORT + 20, 100)
@@ -269,7 +278,8 @@ def stop():
         except subprocess.TimeoutExpired:
             p.kill()
     children.clear()
-    subprocess.run([BIN / "sluiced", "--bpffs-dir", BPFFS, "--uninstall"], check=False)
+    for pins in glob.glob(BPFFS + "*"):
+        subprocess.run([BIN / "sluiced", "--bpffs-dir", pins, "--uninstall"], check=False)
 
 
 if __name__ == "__main__":
