@@ -136,7 +136,8 @@ static uint64_t credit_of(const struct client *c)
 static bool redirect(struct upstream *up, struct sluice_steer_flow *f)
 {
 	struct client *c = up->req->client;
-	uint64_t acked, waiting, settled;
+	uint64_t acked, waiting;
+	__u64 settled;
 
 	if (c->out || c->send_op.pending || (up->in && block_used(up->in)))
 		return false;
