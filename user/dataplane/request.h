@@ -17,6 +17,7 @@
 #include "dataplane/routes.h"
 #include "dataplane/splice.h"
 
+/* Page-aligned in the pool: what a plain request touches is three pages. */
 struct request {
 	struct client *client;
 	struct worker *worker;
@@ -63,7 +64,7 @@ struct request {
 	char asked_model[MODEL_NAME_BYTES_MAX]; /* if it was rewritten */
 	struct http1_head head;			/* spans point into the first block */
 	struct prompt_span spans[PROMPT_SPANS_MAX];
-};
+} __attribute__((aligned(4096)));
 
 /* The request is whole: route it, answer it here or forward it. */
 void request_run(struct request *req);
