@@ -6,8 +6,8 @@ goes by bytes, cannot tell the two apart; blocks from the first difference on ar
 
 Needs `pip install tokenizers`. Tokenizers: the two of tests/data, and three of 32,000 pieces that are
 trained here on this machine's documentation (byte-level BPE, SentencePiece-style BPE with byte
-fallback, Unigram); texts are paragraphs that they were not trained on, without white space around. What a model would generate
-is taken to be the tokens of the whole text, from the seam on:
+fallback, Unigram); texts are paragraphs that they were not trained on, without white space around.
+What a model would generate is taken to be the tokens of the whole text, from the seam on:
   chat      the answer comes back whole, behind what the template ends a prompt with
             ("assistant", line break; for SentencePiece's kind "[/INST]", space)
   cut       the same, but max_tokens ended it somewhere
