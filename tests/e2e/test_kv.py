@@ -249,6 +249,46 @@ def test_an_engine_that_starts_anew_is_forgotten():
         assert d["cached_tokens_expected"] == d["cached_tokens_reported"], d
 
 
+def test_numbers_may_begin_anywhere_and_go_on_after_a_restart():
+    """As TensorRT-LLM numbers its messages: from the clock, the first one clears."""
+    for replay in (True, False):
+        rng = random.Random(21)
+        body = chat(text(rng, 100))
+        with Engines("--clock-sequence", "--use-vllm-map-event-format", instances=1,
+                     replay=replay) as sims, gateway(sims) as gw:
+            def same():
+                send(gw, chat(text(rng, 40)), f"w{rng.random()}")
+                return held(gw, sims) == sims.blocks()
+            eventually("the engine is heard", same)
+            send(gw, body, "a")
+            eventually("its blocks are known", lambda: held(gw, sims) == sims.blocks())
+            d = send(gw, body, "b")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64, d
+            assert post(sims.ports[0], "/sim/kv_restart", {}).status == 200
+            eventually("nothing of before is left", same)
+            d = send(gw, body, "c")
+            assert d["cached_tokens_expected"] == d["cached_tokens_reported"] < 64, d
+
+
+def test_blocks_of_one_token_are_followed():
+    """As SGLang has them unless --page-size says otherwise; it also pushes its load there."""
+    rng = random.Random(22)
+    body = chat(text(rng, 60))
+    with Engines("--block-size", "1", "--hide-event-sources", "--load-stat", instances=1,
+                 replay=False) as sims, gateway(sims, "--kv-events", str(sims.events)) as gw:
+        def heard():
+            send(gw, chat(text(rng, 9)), f"w{rng.random()}")
+            return held(gw, sims)[0]
+        eventually("the engine is heard", heard)
+        send(gw, body, "a")
+
+        def known():  # the account of one more is exact: all of it is there
+            d = send(gw, body, f"b{rng.random()}")
+            return d["cached_tokens_expected"] == d["cached_tokens_reported"] > 100
+        eventually("the prompt's blocks are known", known)
+        assert gw.metric("sluice_kv_prompts_total", match="approximate") == 0
+
+
 def test_a_gateway_that_comes_later_learns_what_is_there():
     rng = random.Random(10)
     body = chat(text(rng, 100))

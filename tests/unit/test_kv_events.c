@@ -360,6 +360,111 @@ static void tiers_without_tokens_and_signed_hashes_are_read(void **state)
 	assert_true(s.hashes == (uint64_t)-2);
 }
 
+/* BlockStored as a map: hashes 5 and -3, behind parent -9, two tokens each. */
+static void pack_trtllm_stored(void)
+{
+	msgpack_pack_map(&packer, 8);
+	text("type");
+	text("BlockStored");
+	text("block_hashes");
+	msgpack_pack_array(&packer, 2);
+	msgpack_pack_int64(&packer, 5);
+	msgpack_pack_int64(&packer, -3);
+	text("parent_block_hash");
+	msgpack_pack_int64(&packer, -9);
+	text("token_ids");
+	msgpack_pack_array(&packer, 4);
+	for (int i = 1; i <= 4; i++)
+		msgpack_pack_int(&packer, i);
+	text("block_size");
+	msgpack_pack_int(&packer, 2);
+	for (int i = 0; i < 3; i++) {
+		static const char *const absent[] = {"lora_id", "medium", "lora_name"};
+
+		text(absent[i]);
+		msgpack_pack_nil(&packer);
+	}
+}
+
+/* Its batch is a row with the rank, its events are maps; every few seconds a batch is empty. */
+static void tensorrt_llms_form_is_read(void **state)
+{
+	struct seen s;
+
+	(void)state;
+	msgpack_sbuffer_clear(&buffer);
+	msgpack_pack_array(&packer, 3);
+	msgpack_pack_double(&packer, 1.5);
+	msgpack_pack_array(&packer, 3);
+	msgpack_pack_map(&packer, 1);
+	text("type");
+	text("AllBlocksCleared");
+	pack_trtllm_stored();
+	msgpack_pack_map(&packer, 4);
+	text("type");
+	text("BlockRemoved");
+	text("block_hashes");
+	msgpack_pack_array(&packer, 1);
+	msgpack_pack_int64(&packer, -3);
+	text("medium");
+	msgpack_pack_nil(&packer);
+	text("locality");
+	text("LOCAL");
+	msgpack_pack_int(&packer, 1);
+	assert_int_equal(decode_buffer(&s), 0);
+	assert_int_equal(s.count, 3);
+	assert_int_equal(s.last[0].kind, KV_CLEARED);
+	assert_int_equal(s.last[1].kind, KV_STORED);
+	assert_true(s.last[1].has_parent && s.last[1].parent == (uint64_t)-9);
+	assert_int_equal(s.last[1].block_count, 2);
+	assert_int_equal(s.last[1].block_tokens, 2);
+	assert_int_equal(s.last[1].medium, KV_GPU);
+	assert_int_equal(s.last[2].kind, KV_REMOVED);
+	assert_int_equal(s.last[2].rank, 1);
+	assert_true(s.tokens == 1 + 2 + 3 + 4 && s.hashes == (uint64_t)(5 - 3 - 3));
+
+	msgpack_sbuffer_clear(&buffer);
+	msgpack_pack_array(&packer, 3);
+	msgpack_pack_double(&packer, 6.5);
+	msgpack_pack_array(&packer, 0);
+	msgpack_pack_int(&packer, 1);
+	assert_int_equal(decode_buffer(&s), 0);
+	assert_int_equal(s.count, 0);
+}
+
+/* Rows of five fields and of one, hashes of 64 bits with a sign, blocks of one token. */
+static void sglangs_form_is_read(void **state)
+{
+	struct seen s;
+
+	(void)state;
+	batch_begin(3);
+	msgpack_pack_array(&packer, 6);
+	text("BlockStored");
+	msgpack_pack_array(&packer, 1);
+	msgpack_pack_int64(&packer, INT64_MIN);
+	msgpack_pack_int64(&packer, -7);
+	msgpack_pack_array(&packer, 1);
+	msgpack_pack_int(&packer, 42);
+	msgpack_pack_int(&packer, 1);
+	msgpack_pack_nil(&packer);
+	msgpack_pack_array(&packer, 2);
+	text("BlockRemoved");
+	msgpack_pack_array(&packer, 1);
+	msgpack_pack_int64(&packer, INT64_MIN);
+	msgpack_pack_array(&packer, 1);
+	text("AllBlocksCleared");
+	assert_int_equal(decode_buffer(&s), 0);
+	assert_int_equal(s.count, 3);
+	assert_int_equal(s.last[0].kind, KV_STORED);
+	assert_int_equal(s.last[0].block_tokens, 1);
+	assert_int_equal(s.last[0].lora_id, 0);
+	assert_true(s.last[0].has_parent && s.last[0].parent == (uint64_t)-7);
+	assert_int_equal(s.last[1].kind, KV_REMOVED);
+	assert_true(s.hashes == 2 * (uint64_t)INT64_MIN && s.tokens == 42);
+	assert_int_equal(s.last[2].kind, KV_CLEARED);
+}
+
 static void load_is_pushed_too(void **state)
 {
 	struct seen s;
@@ -447,6 +552,8 @@ int main(void)
 		cmocka_unit_test_setup(a_batch_may_be_a_map_and_name_its_rank, fresh),
 		cmocka_unit_test_setup(groups_that_are_no_prefix_are_marked, fresh),
 		cmocka_unit_test_setup(tiers_without_tokens_and_signed_hashes_are_read, fresh),
+		cmocka_unit_test_setup(tensorrt_llms_form_is_read, fresh),
+		cmocka_unit_test_setup(sglangs_form_is_read, fresh),
 		cmocka_unit_test_setup(load_is_pushed_too, fresh),
 		cmocka_unit_test_setup(more_than_the_limits_is_refused, fresh),
 		cmocka_unit_test_setup(skip_agrees_with_a_library, fresh),

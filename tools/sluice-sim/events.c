@@ -24,7 +24,7 @@ struct events {
 	char endpoint[128], replay[128], topic[256];
 	unsigned int number, rank;	 /* of the instance; within its engine */
 	uint32_t running, waiting, used; /* as last told */
-	uint64_t next;
+	uint64_t next, base;	/* messages sent since the beginning; the number of the first */
 	msgpack_sbuffer events; /* of the batch that gathers */
 	msgpack_packer packer;
 	unsigned int count;
@@ -35,6 +35,8 @@ struct events {
 };
 
 static void *zmq;
+
+static void number_from_clock(struct events *ev);
 
 static void fail(const char *what, const char *endpoint)
 {
@@ -100,6 +102,7 @@ void events_attach(struct engine *e, const struct sim_options *opt, unsigned int
 	e->stored = events_stored;
 	e->changed = events_changed;
 	engine_forget(e); /* a new cache, observed */
+	number_from_clock(e->events);
 }
 
 void events_free(struct events *ev)
@@ -253,6 +256,16 @@ void events_cleared(struct events *ev)
 	event_end(ev);
 }
 
+/* As TensorRT-LLM: numbers go on after a restart, and the first message says what became of blocks.
+ */
+static void number_from_clock(struct events *ev)
+{
+	if (!ev->opt->clock_sequence)
+		return;
+	ev->base = clock_wall_ns();
+	events_cleared(ev);
+}
+
 /* ---- messages ---- */
 
 static void send_parts(struct events *ev, void *socket, const struct message *m)
@@ -297,7 +310,7 @@ static void message_out(struct events *ev, msgpack_sbuffer *payload)
 	struct message *m = &ev->kept[ev->next % REPLAY_MAX];
 
 	free(m->bytes);
-	*m = (struct message){ev->next++, malloc(payload->size), payload->size};
+	*m = (struct message){ev->base + ev->next++, malloc(payload->size), payload->size};
 	memcpy(m->bytes, payload->data, payload->size);
 	msgpack_sbuffer_destroy(payload);
 	publish(ev, m);
@@ -366,6 +379,7 @@ static void replay_answer(struct events *ev)
 	n = zmq_recv(ev->router, start, sizeof(start), ZMQ_DONTWAIT);
 	for (int i = 0; i < n && i < 8; i++)
 		from = from << 8 | start[i];
+	from = from > ev->base ? from - ev->base : 0;
 	if (ev->next > REPLAY_MAX && from < ev->next - REPLAY_MAX)
 		from = ev->next - REPLAY_MAX;
 	for (; from < ev->next; from++) {
@@ -401,6 +415,7 @@ void events_restart(struct events *ev)
 	ev->count = 0;
 	ev->fresh_count = 0;
 	msgpack_sbuffer_clear(&ev->events);
+	number_from_clock(ev);
 }
 
 /* One rank's entry. Returns its length. */

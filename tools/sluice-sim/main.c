@@ -123,6 +123,9 @@ static const struct flag rows[] = {
 	{"load-stat", NULL, FLAG_BOOL, &opt.load_stat, "push the load where events are, as SGLang"},
 	{"data-parallel-sources", NULL, FLAG_BOOL, &opt.rank_sources,
 	 "/kv_event_sources of each rank names all ranks of its engine"},
+	{"clock-sequence", NULL, FLAG_BOOL, &opt.clock_sequence,
+	 "messages are numbered from the clock on, the first says that all is cleared: "
+	 "TensorRT-LLM"},
 	{"template-extra", "TEXT", FLAG_TEXT, &opt.template_extra,
 	 "the chat template puts it behind each message"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},
