@@ -289,6 +289,30 @@ def test_blocks_of_one_token_are_followed():
         assert gw.metric("sluice_kv_prompts_total", match="approximate") == 0
 
 
+def test_completions_are_precise_where_chats_are_not_rendered():
+    """A model without template, or an engine whose /tokenize takes prompts only."""
+    for tokenizer in (TOKENIZER, "learn"):
+        body = {"model": "tiny", "max_tokens": 1, "prompt": "the river runs over stones " * 20}
+        with Engines("--tokenize-prompts-only", instances=2) as sims, Gateway(
+                sims.endpoints, "--tokenizer", f"tiny={tokenizer}") as gw:
+            eventually("the prompt's ends are learned",
+                       lambda: "completions" in ctl(gw, "affinity"))
+            eventually("all engines are heard", lambda: gw.metric("sluice_kv_trusted") == 2)
+
+            def precise():  # a learned vocabulary knows the words after they came by once
+                d = send(gw, body, f"p{rng.random()}", "/v1/completions")
+                return d["cached_tokens_expected"] == d["cached_tokens_reported"] > 64 and \
+                    gw.metric("sluice_kv_prompts_total", match="precise") > 1
+            rng = random.Random(23)
+            eventually("what is expected is what is reported", precise)
+            before = gw.metric("sluice_kv_prompts_total", match="precise")
+            send(gw, chat("hello " * 40), "c")
+            send(gw, {**chat("hello " * 40), "tools": [{"type": "function", "function":
+                 {"name": "f", "parameters": {}}}]}, "d")
+            assert gw.metric("sluice_kv_prompts_total", match="precise") == before
+            assert gw.metric("sluice_kv_model_precise") == 0
+
+
 def test_a_gateway_that_comes_later_learns_what_is_there():
     rng = random.Random(10)
     body = chat(text(rng, 100))

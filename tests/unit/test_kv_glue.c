@@ -261,6 +261,30 @@ static void a_refused_system_role_leaves_the_rest(void **state)
 	kv_glue_free(g);
 }
 
+static void without_chats_completions_are_learned(void **state)
+{
+	struct engine e = real, other = real;
+	struct kv_glue *g = NULL;
+	struct kv_request r = {.prompt = SPAN("\"a completion\"")};
+	char bytes[128];
+	struct kv_out out = {bytes, 0, sizeof(bytes), false, 0};
+
+	(void)state;
+	e.before[0] = e.before[1] = e.before[2] = NULL;
+	e.bos = "<|im_start|>";
+	assert_int_equal(kv_glue_learn(vocab, answer, &e, SPAN(""), &g), -ENOTSUP);
+	assert_int_equal(kv_glue_learn_plain(vocab, answer, &e, &g), 0);
+	assert_int_equal(kv_render(g, vocab, &r, &out), 0);
+	assert_int_equal(out.len, strlen("<|im_start|>a completion"));
+	assert_memory_equal(bytes, "<|im_start|>a completion", out.len);
+	rendered(g, "[{\"role\":\"user\",\"content\":\"x\"}]", -ENOTSUP);
+	rendered(g, "[{\"role\":\"tool\",\"content\":\"x\"}]", -ENOTSUP);
+	assert_int_equal(kv_glue_verify_plain(g, vocab, answer, &e), 0);
+	other.bos = "";
+	assert_int_equal(kv_glue_verify_plain(g, vocab, answer, &other), -ENOTSUP);
+	kv_glue_free(g);
+}
+
 static void tools_are_part_of_the_glue(void **state)
 {
 	struct engine e = real;
@@ -532,6 +556,7 @@ int main(void)
 		cmocka_unit_test(what_is_no_row_of_texts_is_found_out),
 		cmocka_unit_test(an_engine_that_does_not_answer_is_asked_again),
 		cmocka_unit_test(a_refused_system_role_leaves_the_rest),
+		cmocka_unit_test(without_chats_completions_are_learned),
 		cmocka_unit_test(tools_are_part_of_the_glue),
 		cmocka_unit_test(an_engine_that_answers_otherwise_is_contradicted),
 		cmocka_unit_test(what_the_glue_does_not_cover_is_refused),

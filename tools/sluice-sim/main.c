@@ -126,6 +126,8 @@ static const struct flag rows[] = {
 	{"clock-sequence", NULL, FLAG_BOOL, &opt.clock_sequence,
 	 "messages are numbered from the clock on, the first says that all is cleared: "
 	 "TensorRT-LLM"},
+	{"tokenize-prompts-only", NULL, FLAG_BOOL, &opt.prompts_only,
+	 "/tokenize refuses chats, /detokenize answers \"text\": SGLang before it rendered them"},
 	{"template-extra", "TEXT", FLAG_TEXT, &opt.template_extra,
 	 "the chat template puts it behind each message"},
 	{"seed", "N", FLAG_COUNT, &opt.seed, "of all that is random"},

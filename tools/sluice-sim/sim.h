@@ -36,7 +36,7 @@ struct sim_options {
 	char *tokenizer, *zmq_endpoint, *replay_endpoint; /* real tokens; KV events */
 	unsigned int event_batch, event_hwm;
 	bool map_events, hide_sources, zmq_connect, stamp_events;
-	bool event_keep, load_stat, rank_sources, clock_sequence; /* see main.c */
+	bool event_keep, load_stat, rank_sources, clock_sequence, prompts_only; /* see main.c */
 	char *template_extra;
 	double event_loss, event_duplicate, event_reorder; /* per cent of messages */
 };

@@ -191,6 +191,11 @@ void tokens_tokenize(struct conn *c, json_t *body)
 	struct token_list list;
 	struct out text = {0};
 
+	if (c->inst->engine.opt->prompts_only && !json_object_get(body, "prompt")) {
+		reply_json(&c->out, 400, "{\"detail\":\"prompt: Field required\"}", c->inst->port,
+			   true);
+		return;
+	}
 	tokens_of_request(body, &list);
 	out_printf(&text, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", list.count,
 		   c->inst->engine.opt->max_model_len);
@@ -204,6 +209,8 @@ void tokens_tokenize(struct conn *c, json_t *body)
 
 void tokens_detokenize(struct conn *c, json_t *body)
 {
+	bool sglang = c->inst->engine.opt->prompts_only;
+	const char *name = sglang ? "text" : "prompt";
 	json_t *id, *answer;
 	struct out text = {0}, page = {0};
 	char *json;
@@ -215,9 +222,9 @@ void tokens_detokenize(struct conn *c, json_t *body)
 
 		out_add(&text, b.ptr, b.len);
 	}
-	answer = json_pack("{s:s%}", "prompt", text.data ? text.data : "", text.len);
+	answer = json_pack("{s:s%}", name, text.data ? text.data : "", text.len);
 	if (!answer) /* half a character: the engine would put U+FFFD */
-		answer = json_pack("{s:s}", "prompt", "\xef\xbf\xbd");
+		answer = json_pack("{s:s}", name, "\xef\xbf\xbd");
 	json = json_dumps(answer, JSON_COMPACT);
 	out_add(&page, json, strlen(json));
 	reply_page(&c->out, "application/json", &page, c->inst->port);

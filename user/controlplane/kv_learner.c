@@ -111,12 +111,15 @@ static char *detokenize(const struct asker *a, const uint32_t *ids, unsigned int
 
 	for (unsigned int i = 0; i < count; i++)
 		json_array_append_new(tokens, json_integer(ids[i]));
-	body = json_pack("{s:s,s:o}", "model", a->model, "tokens", tokens);
+	body = json_pack("{s:s,s:o,s:b}", "model", a->model, "tokens", tokens,
+			 "skip_special_tokens", 0); /* as vLLM does unasked, SGLang not */
 	ask = json_dumps(body, JSON_COMPACT);
 	json_decref(body);
 	if (ask && kv_ask_http(a->ep, "/detokenize", ask, &answer) == 0) {
 		root = json_loadb(answer.body, answer.len, 0, NULL);
 		text = json_string_value(json_object_get(root, "prompt"));
+		if (!text) /* SGLang */
+			text = json_string_value(json_object_get(root, "text"));
 		if (answer.status == 200 && text)
 			copy = strdup(text);
 		json_decref(root);
@@ -205,6 +208,28 @@ static void give_up(struct kv_model *model, const struct endpoint *ep, const cha
 		 ep->name);
 }
 
+/* The engine renders no chats, or not as a row of texts: what completions need can still be had. */
+static int plain_learn(struct kv_model *model, const struct asker *asker)
+{
+	struct kv_glue *glue = NULL;
+	int err = kv_glue_learn_plain(model->vocab, tokenize, (void *)asker, &glue);
+
+	if (err == -ENOTSUP || err == -ENOENT) {
+		give_up(model, asker->ep,
+			err == -ENOENT ? "its tokenizer is another one"
+				       : "neither chats nor prompts come back as texts");
+		return 0;
+	}
+	if (err)
+		return err;
+	kv_model_learned(model, glue);
+	atomic_store(&model->state, KV_MODEL_COMPLETIONS);
+	log_warn("model %s: %s renders no chats that can be learned: only completions are "
+		 "matched precisely",
+		 model->name, asker->ep->name);
+	return 0;
+}
+
 /* 0: done for this endpoint; -errno: ask again. */
 static int glue_learn(struct kv_model *model, const struct endpoint *ep)
 {
@@ -215,19 +240,18 @@ static int glue_learn(struct kv_model *model, const struct endpoint *ep)
 	if (model->state == KV_MODEL_APPROXIMATE)
 		return 0;
 	if (model->glue_count) {
-		err = kv_glue_verify(model->glues[0], model->vocab, tokenize, &asker,
-				     span_of(NULL, 0));
+		err = model->state == KV_MODEL_COMPLETIONS
+			      ? kv_glue_verify_plain(model->glues[0], model->vocab, tokenize,
+						     &asker)
+			      : kv_glue_verify(model->glues[0], model->vocab, tokenize, &asker,
+					       span_of(NULL, 0));
 		if (err == -ENOTSUP || err == -ENOENT)
 			give_up(model, ep, "an engine's template is another than was learned");
 		return err == -ENOTSUP || err == -ENOENT ? 0 : err;
 	}
 	err = kv_glue_learn(model->vocab, tokenize, &asker, span_of(NULL, 0), &glue);
-	if (err == -ENOTSUP || err == -ENOENT) {
-		give_up(model, ep,
-			err == -ENOENT ? "its tokenizer is another one"
-				       : "its chat template is no row of texts");
-		return 0;
-	}
+	if (err == -ENOTSUP || err == -ENOENT)
+		return plain_learn(model, &asker);
 	if (err)
 		return err;
 	kv_model_learned(model, glue);

@@ -307,6 +307,38 @@ int kv_glue_learn(const struct vocab *vocab, kv_ask ask_fn, void *arg, struct sp
 	return err;
 }
 
+int kv_glue_learn_plain(const struct vocab *vocab, kv_ask ask_fn, void *arg, struct kv_glue **ret)
+{
+	struct learner l;
+	int err = learner_init(&l, vocab, ask_fn, arg, span_of(NULL, 0));
+
+	l.glue = calloc(1, sizeof(*l.glue));
+	if (!err)
+		err = l.glue ? learn_plain(&l) : -ENOMEM;
+	learner_fini(&l);
+	if (err)
+		kv_glue_free(l.glue);
+	else
+		*ret = l.glue;
+	return err;
+}
+
+int kv_glue_verify_plain(const struct kv_glue *g, const struct vocab *vocab, kv_ask ask_fn,
+			 void *arg)
+{
+	struct kv_glue *other = NULL;
+	int err = kv_glue_learn_plain(vocab, ask_fn, arg, &other);
+
+	if (err)
+		return err;
+	/* keep() compares with what is there */
+	err = keep(&other->plain_begin, g->plain_begin.ptr, g->plain_begin.len);
+	if (!err)
+		err = keep(&other->plain_end, g->plain_end.ptr, g->plain_end.len);
+	kv_glue_free(other);
+	return err;
+}
+
 /*
  * A conversation unlike the sentinels': long, short, empty lines, and other scripts where every
  * token's bytes are known.

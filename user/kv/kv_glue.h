@@ -60,6 +60,15 @@ int kv_glue_learn(const struct vocab *vocab, kv_ask ask, void *arg, struct span 
 		  struct kv_glue **ret);
 void kv_glue_free(struct kv_glue *g);
 
+/*
+ * The same for an engine that renders no chats at /tokenize (a model without template, an older
+ * SGLang): only what stands around a completion's prompt; chats are refused with it. Errors as
+ * above.
+ */
+int kv_glue_learn_plain(const struct vocab *vocab, kv_ask ask, void *arg, struct kv_glue **ret);
+/* Does another engine put the same around it? 0, -ENOTSUP (contradicted), or as above. */
+int kv_glue_verify_plain(const struct kv_glue *g, const struct vocab *vocab, kv_ask ask, void *arg);
+
 struct kv_wish;
 
 /*

@@ -94,9 +94,12 @@ static void wish(struct kv_model *m, struct span tools)
 const struct kv_glue *kv_model_glue(struct kv_model *m, struct span tools)
 {
 	uint32_t count = atomic_load_explicit(&m->glue_count, memory_order_acquire);
+	uint32_t state = atomic_load_explicit(&m->state, memory_order_acquire);
 	uint64_t hash = kv_tools_hash(tools);
 
-	if (atomic_load_explicit(&m->state, memory_order_relaxed) != KV_MODEL_PRECISE)
+	if (state == KV_MODEL_COMPLETIONS)
+		return tools.len ? NULL : m->glues[0];
+	if (state != KV_MODEL_PRECISE)
 		return NULL;
 	for (uint32_t i = 0; i < count; i++)
 		if (m->glues[i]->tools_hash == hash)
@@ -125,7 +128,7 @@ int kv_model_learned(struct kv_model *m, struct kv_glue *g)
 
 const char *kv_model_state_name(const struct kv_model *m)
 {
-	static const char *const names[] = {"learning", "precise", "approximate"};
+	static const char *const names[] = {"learning", "precise", "completions", "approximate"};
 
 	return names[atomic_load_explicit(&m->state, memory_order_relaxed)];
 }

@@ -18,6 +18,7 @@
 enum kv_model_state {
 	KV_MODEL_LEARNING, /* nothing known yet: the approximate index serves */
 	KV_MODEL_PRECISE,
+	KV_MODEL_COMPLETIONS, /* precise without a chat template: chats are matched by memory */
 	KV_MODEL_APPROXIMATE, /* answers contradict the glue, or its template is none that we learn
 			       */
 };
@@ -61,7 +62,7 @@ const struct kv_glue *kv_model_glue(struct kv_model *m, struct span tools);
 
 /* The learner's: adds a glue, takes it over. -ENOSPC: counted, freed. */
 int kv_model_learned(struct kv_model *m, struct kv_glue *g);
-/* "learning", "precise", "approximate" */
+/* "learning", "precise", "completions", "approximate" */
 const char *kv_model_state_name(const struct kv_model *m);
 
 #endif
