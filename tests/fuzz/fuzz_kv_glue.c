@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An engine that answers anything to the sentinel conversations, and prompts of any bytes: what is
- * learned renders within its buffer, and the same at every size of it. Messages that the glue does
- * not cover are wished for, asked of the same engine, and then rendered too.
+ * learned, chats or only completions, renders within its buffer, and the same at every size of it.
+ * Messages that the glue does not cover are wished for, asked of the same engine, and then rendered
+ * too.
  */
 #include <assert.h>
 #include <errno.h>
@@ -100,7 +101,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		vocab_make();
 	if (!pieces)
 		pieces = kv_pieces_new();
-	if (kv_glue_learn(vocab, answer, &e, span_of(NULL, 0), &g) == 0) {
+	if (kv_glue_learn(vocab, answer, &e, span_of(NULL, 0), &g) == 0 ||
+	    kv_glue_learn_plain(vocab, answer, &e, &g) == 0) {
 		struct span *member[] = {&r.messages, &r.prompt, &r.input, &r.system};
 
 		r.messages = span_of((const char *)data + half, size - half);
