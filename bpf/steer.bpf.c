@@ -15,6 +15,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "latency.h"
 #include "sluice/limits.h"
 #include "steer.h"
 
@@ -63,6 +64,14 @@ struct {
 	__type(key, __u64);
 	__type(value, __u64);
 } steer_clients SEC(".maps");
+
+/* sluice/latency.h; shared with the splice by its pin. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ENDPOINTS_MAX);
+	__type(key, __u32);
+	__type(value, struct sluice_latency);
+} latency SEC(".maps");
 
 /* Our listen ports: only their connections report round trips. */
 struct {
@@ -256,10 +265,33 @@ static __always_inline __u64 tail_of(struct sk_msg_md *msg, __u32 size, __u64 ta
 	return tail;
 }
 
-static __always_inline void message_note(struct sluice_steer_flow *f)
+/* The endpoint's pace, by its messages that go straight to the client. */
+static __always_inline void measure(struct sluice_steer_flow *f, __u32 size, __u64 now_ns)
 {
-	__u64 now_ns = bpf_ktime_get_ns(), gap_ns = now_ns - f->last_ns;
+	__u32 slot = f->endpoint, due = f->ttft_due;
+	struct sluice_latency *row = bpf_map_lookup_elem(&latency, &slot);
 
+	if (!row)
+		return;
+	if (!f->steered++) { /* what came before the switch */
+		due = latency_due(f->request_ns, f->body_ns, f->next_ns);
+		if (f->request_ns && f->body_ns)
+			latency_ttft(row, SLUICE_TTFT_BODY, f->body_ns - f->request_ns);
+		if (f->request_ns && f->next_ns)
+			latency_ttft(row, SLUICE_TTFT_NEXT, f->next_ns - f->request_ns);
+	}
+	latency_packet(row, size, now_ns, f->last_ns, f->request_ns, &due);
+	f->ttft_due = due;
+}
+
+static __always_inline void message_note(struct sluice_steer_flow *f, __u64 now_ns)
+{
+	__u64 gap_ns = now_ns - f->last_ns;
+
+	if (f->messages == 1)
+		f->body_ns = now_ns;
+	else if (f->messages == 2)
+		f->next_ns = now_ns;
 	if (f->messages++) {
 		f->gaps[steer_gap_bucket(gap_ns)]++;
 		f->stalls += gap_ns > 1000000000ULL;
@@ -290,7 +322,8 @@ int on_send(struct sk_msg_md *msg)
 	__u32 size = msg->size;
 	struct sluice_steer_owner *owner;
 	struct sluice_steer_flow *f;
-	__u64 before;
+	__u64 before, now_ns = bpf_ktime_get_ns();
+	bool redirected, credit;
 
 	if (!sk)
 		return SK_PASS;
@@ -301,12 +334,16 @@ int on_send(struct sk_msg_md *msg)
 	if (!f)
 		return SK_PASS;
 	before = __sync_fetch_and_add(&f->word, size);
-	message_note(f);
+	redirected = steer_is_redirected(before);
+	credit = steer_has_credit(f, size);
+	if (redirected && credit)
+		measure(f, size, now_ns);
+	message_note(f, now_ns);
 	f->tail = tail_of(msg, size, f->tail);
 	tail_keep(msg, owner->slot, size);
-	if (!steer_is_redirected(before))
+	if (!redirected)
 		return SK_PASS;
-	if (!steer_has_credit(f, size)) {
+	if (!credit) {
 		__sync_fetch_and_and(&f->word, ~SLUICE_STEER_REDIRECT);
 		f->out_of_credit++;
 		return SK_PASS;

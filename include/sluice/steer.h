@@ -44,7 +44,12 @@ struct sluice_steer_flow {
 	__u32 stalls;		       /* gaps of more than a second */
 	__u64 tail;		       /* the last bytes sent, the last one lowest; 0: not known */
 	__u32 gaps[SLUICE_STEER_GAPS]; /* between messages: [i] counts 2^i us and more */
-	__u64 reserved[6];
+	__u64 request_ns;	       /* when the request was sent, 0 unknown; the agent's */
+	__u64 body_ns, next_ns;	       /* of the second and the third message */
+	__u32 endpoint;		       /* slot: row of map `latency`; the agent's */
+	__u32 ttft_due;		       /* what of latency.h's ttft is still to come */
+	__u32 steered;		       /* messages that went straight to the client */
+	__u32 reserved[3];
 };
 
 /*

@@ -3,8 +3,11 @@
 import json
 import os
 import subprocess
+import tempfile
+import threading
 
-from harness import BIN, Process, chat, eventually, main
+from harness import (BIN, SLUICED, Gateway, Process, Sim, Skip, chat, eventually, get, main,
+                     post)
 from test_splice import ADMIN, ENGINE, GATEWAY, PORT, Field
 
 PACED_PORT = 23100
@@ -79,6 +82,45 @@ def test_the_kernels_first_packets_and_gaps_agree_with_the_relays_and_the_engine
         under = f.series("sluice_kernel_gap_seconds_bucket", 'le="0.016777216"')
         assert under < gaps * 0.2, (under, gaps)
         print(f"# kernel {means}, relay {relay:.4f}; gaps {mean:.4f} s")
+
+
+def test_steered_sends_are_measured_the_same_way():
+    pins = f"/sys/fs/bpf/sluice-telemetry-{os.getpid()}"
+    if not os.path.ismount("/sys/fs/bpf"):
+        raise Skip("bpffs is not mounted")
+    try:
+        with Sim("--time-to-first-token", f"{int(TTFT_S * 1000)}ms", "--inter-token-latency",
+                 f"{int(ITL_S * 1000)}ms") as sim, tempfile.NamedTemporaryFile() as log, Gateway(
+                     sim.endpoints, "--bpf", "--bpffs-dir", pins, "--path", "steer",
+                     "--affinity-bytes-max", "1MB", "--access-log", log.name) as gw:
+            if "no steer" in gw.output():
+                raise Skip("no steer here: " + gw.output()[-300:])
+            asked = [threading.Thread(target=post, args=(gw.port, "/v1/chat/completions", {
+                **chat("pace"), "stream": True, "ignore_eos": True, "max_tokens": TOKENS}))
+                for _ in range(8)]
+            for t in asked:
+                t.start()
+            for t in asked:
+                t.join()
+            lines = eventually("all are accounted", lambda: (
+                lambda x: len(x) == 8 and x)(open(log.name).read().splitlines()))
+            lines = [json.loads(x) for x in lines]
+            assert all(x["way"] == "steer" for x in lines), lines[0]
+            relay = sum(x["engine_ttft_us"] for x in lines) / 8e6
+            means = [gw.metric("sluice_kernel_ttft_seconds_sum", packet=p) / 8
+                     for p in ("body", "next")]
+            for p in ("body", "next"):
+                assert gw.metric("sluice_kernel_ttft_seconds_count", packet=p) == 8, p
+            assert min(abs(m - relay) for m in means) < 0.1 * TTFT_S, (means, relay)
+            gaps = gw.metric("sluice_kernel_gap_seconds_count")
+            mean = gw.metric("sluice_kernel_gap_seconds_sum") / gaps
+            assert 0.6 * 8 * TOKENS < gaps <= 2.2 * 8 * TOKENS, gaps
+            total = gw.metric("sluice_kernel_gap_seconds_sum") / 8
+            assert 0.8 * ITL_S * (TOKENS - 2) < total < 1.5 * ITL_S * TOKENS, total
+            itl = get(gw.admin, "/state/endpoints").json()["endpoints"][0]["itl_us"] / 1e6
+            print(f"# steer: kernel {means}, relay {relay:.4f}; gaps {mean:.4f} s, itl {itl:.4f}")
+    finally:
+        subprocess.run([SLUICED, "--uninstall", "--bpffs-dir", pins], check=True)
 
 
 def test_what_the_kernel_saw_feeds_the_endpoints_load():

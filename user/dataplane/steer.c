@@ -104,6 +104,7 @@ static enum path_refusal steer_prepare(struct upstream *up)
 		return PATH_NO_FULL;
 	}
 	f->client = cookie;
+	f->endpoint = up->endpoint->slot;
 	return PATH_FITS;
 }
 
@@ -169,6 +170,7 @@ static enum path_refusal steer_hand_over(struct upstream *up)
 	if (req->is_sse && !req->first_ns)
 		return PATH_LATER; /* the time to the first token is the relay's to measure */
 	if (!f->credit) {
+		f->request_ns = req->sent_ns;
 		f->credit = credit_of(req->client);
 		steer_tail_begin(&maps, slot_of(req));
 	}
@@ -322,7 +324,7 @@ static void steer_let_go(struct upstream *up)
 	/* From here on the endpoint's sends come to us, and we are about to close. */
 	__atomic_fetch_and(&f->word, ~SLUICE_STEER_REDIRECT, __ATOMIC_SEQ_CST);
 	req->bytes_out += f->redirected;
-	req->kernel_packets = f->messages;
+	req->kernel_packets = f->steered;
 	if (f->credit)
 		usage_take(req, slot_of(req));
 	metric_add(M_STEER_BYTES, f->redirected);

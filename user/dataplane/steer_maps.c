@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -81,13 +82,36 @@ static int ports_fill(struct steer_maps *m, const struct config *cfg)
 	return 0;
 }
 
-int steer_maps_open(struct steer_maps *m, const struct config *cfg)
+/* pinned: the map `latency` is the one that the splice and the exporter know. */
+static int load(struct steer_maps *m, const struct config *cfg, bool pinned)
 {
-	int err;
+	char path[300];
+	int err = 0;
 
-	*m = (struct steer_maps){.skel = steer_bpf__open_and_load()};
+	*m = (struct steer_maps){.skel = steer_bpf__open()};
 	if (!m->skel)
 		return -errno;
+	snprintf(path, sizeof(path), "%s/splice", cfg->bpffs_dir);
+	mkdir(cfg->bpffs_dir, 0700);
+	mkdir(path, 0700);
+	snprintf(path, sizeof(path), "%s/splice/latency", cfg->bpffs_dir);
+	if (pinned)
+		err = bpf_map__set_pin_path(m->skel->maps.latency, path);
+	if (!err)
+		err = steer_bpf__load(m->skel);
+	if (err)
+		steer_maps_close(m);
+	return err;
+}
+
+int steer_maps_open(struct steer_maps *m, const struct config *cfg)
+{
+	int err = load(m, cfg, true);
+
+	if (err && err != -EPERM) /* no bpffs, or a pin of another layout */
+		err = load(m, cfg, false);
+	if (err)
+		return err;
 	m->flows = mmap(NULL, FLOWS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
 			bpf_map__fd(m->skel->maps.steer_flows), 0);
 	err = m->flows == MAP_FAILED ? -errno : ports_fill(m, cfg);
