@@ -20,6 +20,17 @@ PATH = "/v1/chat/completions"
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: successors end as our children
 
 
+def children():
+    """Gateways that are ours, also those whose parent has ended."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        for pid in open(f"/proc/self/task/{task}/children").read().split():
+            with open(f"/proc/{pid}/comm") as f, open(f"/proc/{pid}/stat") as stat:
+                if f.read().strip() == "sluiced" and ") Z " not in stat.read():
+                    found.append(int(pid))
+    return found
+
+
 def exit_status(pid, seconds=DEADLINE_S):
     status = []
 
@@ -73,6 +84,11 @@ class Line:
             assert self.ended(self.pid) == 0 or kind, self.gw.output()[-3000:]
         if self.gw.alive():
             self.gw.stop()
+        left = children()
+        for p in left:
+            os.kill(p, signal.SIGKILL)
+            os.waitpid(p, 0)
+        assert kind or not left, f"still there: {left}\n" + self.gw.output()[-3000:]
 
 
 # ---- under load ---------------------------------------------------------------------------------
@@ -346,9 +362,11 @@ def test_sigusr2_does_the_same():
     with Sim() as sim, Line(sim.endpoints) as line:
         old = line.pid
         os.kill(old, signal.SIGUSR2)
-        line.pid = eventually("another process answers", lambda: (
-            json.loads(get(line.admin, "/state/upgrade").body)["pid"] != old and
-            json.loads(get(line.admin, "/state/upgrade").body)["pid"]))
+
+        def successor():  # while both listen, either may answer
+            pid = json.loads(get(line.admin, "/state/upgrade").body)["pid"]
+            return pid != old and pid
+        line.pid = eventually("another process answers", successor)
         assert line.ended(old) == 0
         assert post(line.port, PATH, chat()).status == 200
 
