@@ -39,6 +39,7 @@ bench:
 	$(Q)$(PY) tests/bench/compare.py
 	$(Q)$(PY) tests/bench/pd.py
 	$(Q)$(PY) tests/bench/pd_fleet.py
+	$(Q)$(PY) tests/bench/paths.py
 
 # The order of routing policies, end to end against virtual time: about four minutes.
 bench-routing: all
